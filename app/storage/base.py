@@ -1,0 +1,53 @@
+"""What every blob storage does. Calls block: the service makes them in a thread, the worker directly.
+
+A blob is written to a staged place under the id of its row, then published by the transaction that publishes what
+refers to it. Nothing that is staged is ever readable; the reconciler removes what was never published.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol, Self
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+CHUNK = 1 << 20
+
+
+class StorageFullError(Exception):
+    """There is no room for the blob; nothing of it was kept."""
+
+
+class BlobWriter(Protocol):
+    """A blob that is being written. Leaving the context without `publish` removes it."""
+
+    blob_id: UUID
+    size: int
+
+    def write(self, data: bytes | memoryview) -> None: ...
+
+    def finish(self) -> bytes:
+        """Flush everything to stable storage and return the SHA-256 digest (32 bytes)."""
+
+    def publish(self, session: Session) -> UUID:
+        """In the caller's transaction: make the blob readable once that commits. Returns the id of the stored blob,
+        which is an older one where the tenant already has this content."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class BlobStore(Protocol):
+    backend: str
+
+    def writer(self, tenant_id: UUID, expected_size: int | None = None) -> BlobWriter:
+        """Raises StorageFullError where `expected_size` bytes will not fit."""
+
+    def read(self, blob_id: UUID, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Bytes [start, stop) in pieces of at most 1 MiB. Raises KeyError where there is no such stored blob."""
+
+    def remove(self, blob_id: UUID) -> None:
+        """Remove the bytes for good. The row is the caller's to delete."""
+
+    def sweep(self, older_than_seconds: float) -> int:
+        """Remove staged blobs that were never published. Returns how many."""

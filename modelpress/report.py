@@ -1,0 +1,121 @@
+"""The report: what was measured on the stored bytes of original and result, in the runtime a user would use."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from modelpress.jobs import Strict
+
+
+class Verdict(StrEnum):
+    PASSED = "passed"
+    DEGRADED = "degraded"
+    """Quality or agreement fell further than was asked for, or than the default bounds."""
+    NO_GAIN = "no_gain"
+    """The file is not smaller and the model is not faster."""
+
+
+class Size(Strict):
+    bytes: int
+    zstd_bytes: int = Field(description="after zstd -19: what a download with compression costs")
+    parameters: int
+    nonzeros: int
+    macs: int | None
+
+
+class Timing(Strict):
+    median_ms: float
+    p95_ms: float
+
+
+class Latency(Strict):
+    """Original and result in one process, interleaved, warm."""
+
+    batch: int
+    threads: int
+    original: Timing
+    result: Timing
+    ratio: float = Field(description="median over the pairs of original / result: above 1 is faster")
+    ratio_low: float = Field(description="lower end of the ratio's 95 % interval")
+    ratio_high: float
+    pairs: int
+
+
+class Quality(Strict):
+    metric: str
+    n: int
+    original: float
+    result: float
+    change: float = Field(description="result - original; for errors (mse, mae) a rise is a loss")
+    low: float = Field(description="lower end of the change's 95 % interval (paired)")
+    high: float
+    others: dict[str, tuple[float, float]] = Field(default_factory=dict, description="metric: (original, result)")
+
+
+class Agreement(Strict):
+    """How closely the result answers as the original does, for one output."""
+
+    output: str
+    n: int
+    top1: float | None = Field(None, description="share of examples with the same arg max, for class scores")
+    cosine: float
+    snr_db: float | None = Field(None, description="None: bit for bit the same")
+    kl: float | None = Field(None, description="mean KL(original || result) of the softmax, nats")
+    max_abs: float
+
+
+class LayerReport(Strict):
+    name: str
+    type: str
+    parameters_before: int
+    parameters_after: int
+    nonzeros: int
+    sparsity: float
+    bits: float
+    snr_db: float | None = Field(None, description="of the weights; None: unchanged")
+    note: str = Field("", description="why it was left alone, where it was")
+
+
+class StepReport(Strict):
+    step: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class TargetOutcome(Strict):
+    target: str
+    wanted: float
+    measured: float | None
+    met: bool
+
+
+class Environment(Strict):
+    cpu: str
+    isa: tuple[str, ...]
+    device: str
+    threads: int
+    python: str
+    torch: str
+    onnxruntime: str
+    sandbox: tuple[str, ...] = ()
+
+
+class Report(Strict):
+    version: Literal[1] = 1
+    verdict: Verdict
+    reasons: tuple[str, ...] = Field((), description="the verdict in sentences; the worst first")
+    targets_met: bool | None = None
+    targets: tuple[TargetOutcome, ...] = ()
+    size: tuple[Size, Size] = Field(description="(original, result)")
+    size_ratio: float
+    latency: tuple[Latency, ...]
+    peak_memory_bytes: tuple[int, int] | None = Field(None, description="(original, result) of one ONNX Runtime session")
+    quality: Quality | None = None
+    agreement: tuple[Agreement, ...] = ()
+    agreement_data: Literal["evaluate", "calibrate", "train", "synthetic"] = "synthetic"
+    layers: tuple[LayerReport, ...] = ()
+    steps: tuple[StepReport, ...] = ()
+    warnings: tuple[str, ...] = ()
+    environment: Environment

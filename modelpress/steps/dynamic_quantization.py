@@ -1,0 +1,22 @@
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from modelpress.steps.base import Data, LayerSelection, Step
+
+
+class DynamicQuantization(Step):
+    """Store the weights of linear and recurrent layers in int8, per channel; activations are quantized at run time
+    where the runtime gains by it. Convolutions are never touched: they would get slower."""
+
+    step: Literal["dynamic_quantization"] = "dynamic_quantization"
+    weight_bits: Literal["auto", 7, 8] = Field(
+        "auto", description="7 avoids saturation on CPUs without VNNI; auto decides by the job's runtime"
+    )
+    layers: LayerSelection = LayerSelection()
+
+    needs: ClassVar[Data] = Data.NONE
+    after: ClassVar[frozenset[str]] = frozenset(
+        {"magnitude_pruning", "distillation", "fine_tuning", "static_quantization"}
+    )
+    paper: ClassVar[str] = "Jacob et al., 2018, arXiv:1712.05877"

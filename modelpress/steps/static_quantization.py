@@ -1,0 +1,32 @@
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from modelpress.steps.base import Data, LayerSelection, Step
+
+
+class StaticQuantization(Step):
+    """Store weights and compute activations in int8, with ranges found on calibration data (QDQ)."""
+
+    step: Literal["static_quantization"] = "static_quantization"
+    ranges: Literal["auto", "min_max", "percentile", "entropy", "mse"] = Field(
+        "auto", description="how an activation's range is found; auto takes the best of them for each tensor"
+    )
+    weight_bits: Literal["auto", 7, 8] = Field(
+        "auto", description="7 avoids saturation on CPUs without VNNI; auto decides by the job's runtime"
+    )
+    equalize: bool = Field(True, description="cross-layer equalization before the ranges are found")
+    bias_correction: bool = Field(True, description="take the mean error of each layer out of its bias")
+    smooth: float | None = Field(None, gt=0, lt=1, description="SmoothQuant strength for linear layers of transformers")
+    adaptive_rounding: bool = Field(False, description="AdaRound: learn each weight's rounding on the calibration data")
+    keep_float: float = Field(
+        0.02, ge=0, le=1, description="leave layers float while the outputs' relative error is above this; 1 never does"
+    )
+    layers: LayerSelection = LayerSelection()
+
+    needs: ClassVar[Data] = Data.CALIBRATE
+    after: ClassVar[frozenset[str]] = frozenset({"magnitude_pruning", "distillation", "fine_tuning"})
+    paper: ClassVar[str] = (
+        "Jacob et al., 2018, arXiv:1712.05877; Nagel et al., 2019, arXiv:1906.04721; "
+        "Nagel et al., 2020, arXiv:2004.10568; Xiao et al., 2023, arXiv:2211.10438"
+    )
