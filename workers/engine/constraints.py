@@ -1,0 +1,56 @@
+"""Weight steps as parametrizations: trainable, chained in order, kept by every later step, known to the writers.
+
+A constraint maps the raw weight to the weight that the layer uses. Gradients reach the raw weight (straight through
+where the map has none), so that fine-tuning and distillation train what is there and keep the form.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+if TYPE_CHECKING:
+    from workers.engine.encodings import Encoding
+
+
+class Constraint(nn.Module):
+    """A map of one weight to its constrained form, of the same shape."""
+
+    bits: float = 32.0
+    """Bits a stored value takes once the writers have encoded it."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        raise TypeError(type(self).__name__)
+
+    def encode(self, weight: Tensor) -> Encoding | None:  # noqa: ARG002 (a mask stores plain floats)
+        """How the constrained weight is stored; None where this constraint does not change the stored form."""
+        return None
+
+
+class Mask(Constraint):
+    """Zeroes of a pruning step. `keep`: bool, of the weight's shape."""
+
+    keep: Tensor
+
+    def __init__(self, keep: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("keep", keep)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return torch.where(self.keep, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
+
+
+def constrain(module: nn.Module, name: str, constraint: Constraint) -> None:
+    """Chain a constraint onto a parameter, after those it already has."""
+    parametrize.register_parametrization(module, name, constraint)
+
+
+def constraints_of(module: nn.Module, name: str) -> list[Constraint]:
+    """The constraints of a parameter, in the order in which they act."""
+    if not parametrize.is_parametrized(module, name):
+        return []
+    chain = module.parametrizations[name]  # type: ignore[union-attr, index]
+    return [constraint for constraint in chain if isinstance(constraint, Constraint)]

@@ -1,0 +1,56 @@
+"""What a step may ask for while it works: data, the teacher, the device, and where to tell what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from modelpress.jobs import Runtime, TaskKind
+
+
+class Batches(Protocol):
+    """Examples of a dataset that fit the model: inputs in the order of `Graph.inputs`, and labels where there are any."""
+
+    @property
+    def examples(self) -> int: ...
+
+    @property
+    def labelled(self) -> bool: ...
+
+    def take(self, indices: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """Inputs (each of shape (len(indices), …)) and labels of these examples, on the CPU."""
+
+
+class Graphlike(Protocol):
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]: ...
+
+
+@dataclass
+class Context:
+    train: Batches | None
+    calibrate: Batches | None
+    """Falls back to `train`, then to synthetic inputs; None only where those cannot be made either."""
+    teacher: Graphlike
+    """Answers as the original (or the uploaded teacher) does; in eval mode, no gradients."""
+    original: Graphlike
+    device: torch.device
+    runtime: Runtime
+    """Never `auto`: resolved before the steps run."""
+    task: TaskKind
+    output: int
+    """Index of the output that is judged."""
+    seed: int
+    deadline: float
+    """On `time.monotonic()`."""
+    progress: Callable[[float, str], None]
+    """Fraction of the running step and a message."""
+    metric: Callable[[dict[str, float]], None]
+    notes: list[str] = field(default_factory=list)
+    """What the running step did, left alone and why; goes into the report."""
+    figures: dict[str, float] = field(default_factory=dict)
+    untouched: dict[str, str] = field(default_factory=dict)
+    """Layer name: why the step left it alone."""

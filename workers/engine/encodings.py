@@ -1,0 +1,52 @@
+"""How a weight is stored in a file: each encoding knows its bits and how it is written to ONNX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from workers.engine.writers.onnx import OnnxBuilder
+
+
+class Encoding(Protocol):
+    bits: float
+
+    def write(self, onnx: OnnxBuilder, name: str) -> str:
+        """Add initializers (and the nodes that unfold them) and return the name of the float value."""
+
+
+@dataclass(frozen=True)
+class Integers:
+    """Integers behind `DequantizeLinear`: value = (integer - zero_point) × scale.
+
+    `values` int8 of the weight's shape; `scale` float32 and `zero_point` int8, both of shape (channels,) along `axis`,
+    or 0-d where axis is None.
+    """
+
+    values: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    axis: int | None
+    bits: float = 8.0
+
+    def write(self, onnx: OnnxBuilder, name: str) -> str:
+        quantized = onnx.initializer(f"{name}_quantized", self.values)
+        scale = onnx.initializer(f"{name}_scale", self.scale)
+        zero_point = onnx.initializer(f"{name}_zero_point", self.zero_point)
+        attributes = {} if self.axis is None else {"axis": self.axis}
+        return onnx.node("DequantizeLinear", (quantized, scale, zero_point), f"{name}_dequantized", **attributes)
+
+
+@dataclass(frozen=True)
+class HalfFloat:
+    """16-bit floats (float16 or bfloat16) behind a `Cast` to float32, which runtimes fold at load."""
+
+    values: Tensor
+    bits: float = 16.0
+
+    def write(self, onnx: OnnxBuilder, name: str) -> str:
+        stored = onnx.initializer(f"{name}_half", self.values)
+        return onnx.node("Cast", (stored,), f"{name}_float", to=1)

@@ -1,0 +1,80 @@
+"""The one representation: an fx graph whose nodes all belong to the op table.
+
+Readers make it, steps take and return it, writers start from it. Leaves with weights are `nn.Module`s, all else is
+plain functions. Users' names stand in `inputs`, `outputs` and `Layer.name`; names inside fx are ours.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor, fx, nn
+
+from modelpress.models import TensorSpec
+from modelpress.steps import LayerSelection
+from workers.engine.constraints import Constraint, constrain, constraints_of
+from workers.engine.ops.base import Op, op_of
+
+EVERY_LAYER = LayerSelection()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A leaf with weights, under the user's name for it, and the first node that calls it."""
+
+    name: str
+    module: nn.Module
+    op: Op
+    node: fx.Node
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights as the layer uses them, constraints applied, by parameter name."""
+        found = {name: getattr(self.module, name, None) for name in self.op.weights}
+        return {name: weight for name, weight in found.items() if weight is not None}
+
+    def channel_axis(self, weight: str) -> int:
+        return self.op.weights[weight]
+
+    def constrain(self, weight: str, constraint: Constraint) -> None:
+        constrain(self.module, weight, constraint)
+
+    def constraints(self, weight: str) -> list[Constraint]:
+        return constraints_of(self.module, weight)
+
+
+@dataclass
+class Graph:
+    module: fx.GraphModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    metadata: dict[str, str] = field(default_factory=dict)
+    """The file's own metadata, kept and written back."""
+    notes: list[str] = field(default_factory=list)
+    """What was assumed or left out of reach; goes into the report."""
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Inputs and outputs in the order of `inputs` and `outputs`."""
+        result = self.module(*inputs)
+        return result if isinstance(result, tuple) else (result,)
+
+    def copy(self) -> Graph:
+        """A deep copy that shares no storage with this one."""
+        return replace(
+            self, module=copy.deepcopy(self.module), metadata=dict(self.metadata), notes=list(self.notes)
+        )
+
+    def layers(self, selection: LayerSelection = EVERY_LAYER) -> Iterator[Layer]:
+        """Every leaf with weights once, in the order of execution, under the user's name (`meta["layer"]`)."""
+        seen: set[str] = set()
+        for node in self.module.graph.nodes:
+            if node.op != "call_module" or str(node.target) in seen:
+                continue
+            op = op_of(node)
+            name = str(node.meta.get("layer", node.target))
+            if op.weights and selection.selects(name):
+                seen.add(str(node.target))
+                yield Layer(name, self.module.get_submodule(str(node.target)), op, node)

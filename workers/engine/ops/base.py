@@ -1,0 +1,105 @@
+"""The op table: one record an op holds all that the engine knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import fx, nn
+
+if TYPE_CHECKING:
+    from workers.engine.builder import GraphBuilder
+    from workers.engine.readers.aten import AtenNode
+    from workers.engine.readers.onnx import OnnxNode
+    from workers.engine.writers.onnx import OnnxBuilder
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How an op takes part in static int8 quantization.
+
+    `inputs` are the positions of the activations that get a fake-quant node; `weights` maps a parameter of the module
+    to its output-channel axis (None: one scale for the whole tensor); `output`: whether the result is quantized too,
+    so that the runtime can compute in integers; `passes`: the op only moves values, so input and output share one scale.
+    """
+
+    inputs: tuple[int, ...] = (0,)
+    weights: dict[str, int | None] | None = None
+    output: bool = True
+    passes: bool = False
+
+
+class Op:
+    """A stateless record. Subclasses fill in what the op has; `register` makes one instance of each."""
+
+    name: ClassVar[str]
+    """ONNX op type, or a name of our own where ONNX has none."""
+    domain: ClassVar[str] = ""
+    modules: ClassVar[tuple[type[nn.Module], ...]] = ()
+    """Leaves of the graph that are this op (ops with weights)."""
+    functions: ClassVar[tuple[Callable[..., Any], ...]] = ()
+    """Plain functions in the graph that are this op."""
+    aten: ClassVar[tuple[str, ...]] = ()
+    """aten targets that read as this op, such as `conv2d.default`."""
+    weights: ClassVar[dict[str, int]] = {}
+    """Parameters that weight steps may constrain, and the axis of their output channels."""
+    quantization: ClassVar[Quantization | None] = None
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> None:
+        """Add the ONNX node to the graph and bind its outputs. Raises UnsupportedModelError with a reason."""
+        raise TypeError(f"{self.name} is not read from ONNX")
+
+    def read_aten(self, node: AtenNode, graph: GraphBuilder) -> None:
+        """Add the aten node to the graph and bind its outputs. Raises UnsupportedModelError with a reason."""
+        raise TypeError(f"{self.name} is not read from aten")
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        """Add the node to the ONNX file and bind its name."""
+        raise TypeError(f"{self.name} is not written to ONNX")
+
+    def macs(self, node: fx.Node) -> int:  # noqa: ARG002 (most ops have none)
+        """Multiply-accumulates of one call; shapes are in `meta["shape"]` of the node and of its arguments."""
+        return 0
+
+
+OPS: dict[tuple[str, str], Op] = {}
+_BY_MODULE: dict[type[nn.Module], Op] = {}
+_BY_FUNCTION: dict[Callable[..., Any], Op] = {}
+_BY_ATEN: dict[str, Op] = {}
+
+
+def register(cls: type[Op]) -> type[Op]:
+    """Class decorator: put one instance into the table. Raises ValueError where two ops claim the same thing."""
+    op = cls()
+    claims: list[tuple[dict[Any, Op], Any]] = [(OPS, (op.domain, op.name))]
+    claims += [(_BY_MODULE, module) for module in op.modules]
+    claims += [(_BY_FUNCTION, function) for function in op.functions]
+    claims += [(_BY_ATEN, target) for target in op.aten]
+    for table, key in claims:
+        if key in table:
+            raise ValueError(f"{key} belongs to {table[key].name} already; {op.name} cannot have it")
+        table[key] = op
+    return cls
+
+
+def op_of_module(module: nn.Module) -> Op | None:
+    """The op of a leaf. A parametrized module is a subclass made by torch, so its bases are looked at too."""
+    return next((_BY_MODULE[cls] for cls in type(module).__mro__ if cls in _BY_MODULE), None)
+
+
+def op_of(node: fx.Node) -> Op:
+    """The op of a `call_module` or `call_function` node. Raises KeyError where the node is none of the table."""
+    if node.op == "call_module":
+        module = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
+        op = op_of_module(module)
+        if op is None:
+            raise KeyError(type(module).__name__)
+        return op
+    if node.op == "call_function":
+        return _BY_FUNCTION[node.target]  # type: ignore[index]
+    raise KeyError(node.op)
+
+
+def op_of_aten(target: str) -> Op | None:
+    return _BY_ATEN.get(target)
