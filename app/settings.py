@@ -1,0 +1,31 @@
+"""Every setting of the service and the worker, read from the environment."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The three URLs have names that platforms know; everything else starts with MODELPRESS_."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELPRESS_", env_ignore_empty=True, validate_by_name=True)
+
+    database_url: str = Field(validation_alias="DATABASE_URL", repr=False)
+    redis_url: str = Field(validation_alias="REDIS_URL", repr=False)
+    storage_url: str = Field("postgres:", validation_alias="STORAGE_URL", description="postgres: or file:///folder")
+
+    home: Path = Field(Path.home() / ".modelpress", description="all state of an embedded start")
+    secret: str = Field(min_length=32, repr=False, description="HMAC key of the API keys")
+    api_key: str | None = Field(None, min_length=16, repr=False, description="created as the first key at start")
+    max_upload_bytes: int = Field(64 << 30, gt=0)
+
+    lease_seconds: float = Field(60, gt=0, description="a worker that is silent for this long has lost its job")
+    heartbeat_seconds: float = Field(15, gt=0)
+    reconcile_seconds: float = Field(5, gt=0, description="pause between two rounds of the reconciler")
+
+
+@lru_cache
+def get_settings() -> Settings:
+    return Settings()
