@@ -1,0 +1,204 @@
+"""Which array of a dataset feeds which input of a model, and which holds the labels.
+
+The service asks this when a job is posted and the engine when it runs, so that both give the same answer.
+"""
+
+from dataclasses import dataclass
+
+from modelpress.jobs import Task, TaskKind
+from modelpress.models import ArraySpec, DatasetSpec, Dim, Signature, TensorSpec
+
+LABEL_NAMES = ("labels", "label", "y", "targets")
+"""Names that are taken for the labels when the task does not say which array holds them."""
+
+FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
+
+
+class MismatchError(ValueError):
+    """Data that does not fit. `pointer`: the field of the request at fault; empty for the dataset itself."""
+
+    def __init__(self, pointer: str, detail: str) -> None:
+        super().__init__(detail)
+        self.pointer = pointer
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Matched:
+    inputs: dict[str, str]
+    """Name of a model input: name of the array that feeds it."""
+    labels: str | None
+    """Array that holds the labels; None where the dataset has none."""
+    output: str
+    """Output that is judged."""
+
+
+def match(signature: Signature, dataset: DatasetSpec, task: Task) -> Matched:
+    """Raises MismatchError where an input finds no array, or one of another shape or type."""
+    output = judged_output(signature, task)
+    arrays = {array.name: array for array in dataset.arrays}
+    labels = _label_name(signature, arrays, task)
+    inputs: dict[str, str] = {}
+    for spec in signature.inputs:
+        array = arrays.get(spec.name) or _only_candidate(signature, arrays, labels)
+        if array is None:
+            raise MismatchError("", _not_found(spec, arrays, labels))
+        _check_array(spec, array)
+        inputs[spec.name] = array.name
+    return Matched(inputs, labels, output.name)
+
+
+def judged_output(signature: Signature, task: Task) -> TensorSpec:
+    """The output that quality looks at. Raises MismatchError where the task names one that does not exist."""
+    names = [output.name for output in signature.outputs]
+    wanted = 0 if task.output is None else task.output
+    if isinstance(wanted, str):
+        if wanted not in names:
+            raise MismatchError("/task/output", f"the model has no output {wanted!r}; it has: {', '.join(names)}")
+        return signature.outputs[names.index(wanted)]
+    if not 0 <= wanted < len(names):
+        raise MismatchError("/task/output", f"the model has {len(names)} output(s), counted from 0; {wanted} is none")
+    return signature.outputs[wanted]
+
+
+def check_labels(signature: Signature, dataset: DatasetSpec, task: Task, labels: str) -> TaskKind:
+    """What the labels are for: the task's kind, inferred where it is left out.
+
+    Raises MismatchError where the labels do not fit the judged output in type, shape or range.
+    """
+    if task.kind == "none":
+        return "none"
+    output = judged_output(signature, task)
+    array = next(array for array in dataset.arrays if array.name == labels)
+    classes = _classes(output, array)
+    if task.kind == "classification" or (task.kind is None and array.dtype in INTEGERS and classes is not None):
+        _check_classes(output, array, classes)
+        return "classification"
+    if array.shape[1:] != () and not _fits(output.shape[1:], array.shape[1:]):
+        raise MismatchError(
+            "",
+            f"the labels {array.name!r} of shape {_shape(array.shape)} do not fit the output {output.name!r} of shape "
+            f"{_shape(output.shape)}; choose another array with task.label, or set task.kind to 'none'",
+        )
+    return "regression"
+
+
+def check_teacher(model: Signature, teacher: Signature) -> None:
+    """Raises MismatchError unless the teacher takes and gives tensors of the model's types and shapes, in its order."""
+    pairs = (("inputs", model.inputs, teacher.inputs), ("outputs", model.outputs, teacher.outputs))
+    for what, own, other in pairs:
+        if len(own) != len(other):
+            raise MismatchError("/teacher", f"the teacher has {len(other)} {what}, the model {len(own)}")
+        for mine, theirs in zip(own, other, strict=True):
+            same_type = mine.dtype == theirs.dtype or {mine.dtype, theirs.dtype} <= FLOATS
+            if not same_type or not _fits(mine.shape[1:], theirs.shape[1:]):
+                raise MismatchError(
+                    "/teacher",
+                    f"the teacher's {what[:-1]} {theirs.name!r} is {theirs.dtype} of shape {_shape(theirs.shape)}, but "
+                    f"the model's {mine.name!r} is {mine.dtype} of shape {_shape(mine.shape)}",
+                )
+
+
+def _label_name(signature: Signature, arrays: dict[str, ArraySpec], task: Task) -> str | None:
+    inputs = {spec.name for spec in signature.inputs}
+    if task.label is not None:
+        if task.label in inputs:
+            raise MismatchError("/task/label", f"{task.label!r} is an input of the model; labels are another array")
+        return task.label if task.label in arrays else None
+    return next((name for name in LABEL_NAMES if name in arrays and name not in inputs), None)
+
+
+def _only_candidate(signature: Signature, arrays: dict[str, ArraySpec], labels: str | None) -> ArraySpec | None:
+    candidates = [array for array in arrays.values() if array.name != labels]
+    return candidates[0] if len(signature.inputs) == 1 and len(candidates) == 1 else None
+
+
+def _not_found(spec: TensorSpec, arrays: dict[str, ArraySpec], labels: str | None) -> str:
+    others = ", ".join(f"{name!r}" for name in arrays if name != labels) or "nothing else"
+    besides = f" besides the labels {labels!r}" if labels else ""
+    return (
+        f"no array for the model's input {spec.name!r}: the dataset has {others}{besides}; "
+        "name each array as the input that it feeds"
+    )
+
+
+def _check_array(spec: TensorSpec, array: ArraySpec) -> None:
+    if len(spec.shape) != len(array.shape) or not _fits(spec.shape[1:], array.shape[1:]):
+        raise MismatchError(
+            "",
+            f"the array {array.name!r} has shape {_shape(array.shape)}, but the model's input {spec.name!r} wants "
+            f"{_shape(spec.shape)} (the first axis counts the examples)",
+        )
+    if spec.dtype in FLOATS and array.dtype in INTEGERS:
+        raise MismatchError(
+            "",
+            f"the array {array.name!r} holds {array.dtype}, but the model's input {spec.name!r} wants {spec.dtype}: "
+            "scale and normalise it as for the model's training, and upload it as float32",
+        )
+    if not _castable(spec, array):
+        raise MismatchError(
+            "",
+            f"the array {array.name!r} holds {array.dtype}, which the model's input {spec.name!r} of {spec.dtype} "
+            "cannot take without loss",
+        )
+
+
+def _castable(spec: TensorSpec, array: ArraySpec) -> bool:
+    if spec.dtype == array.dtype or (spec.dtype in FLOATS and array.dtype in FLOATS):
+        return True
+    if spec.dtype not in INTEGERS or array.dtype not in INTEGERS | {"bool"}:
+        return False
+    bits = int(spec.dtype.lstrip("uint"))
+    low, high = (0, 2**bits - 1) if spec.dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return (array.minimum is None or array.minimum >= low) and (array.maximum is None or array.maximum <= high)
+
+
+def _classes(output: TensorSpec, labels: ArraySpec) -> int | str | None:
+    """Size of the class axis when the labels are indices into it ('?' where it is not known), else None.
+
+    The class axis is the last one for scores a position, or the second one for scores a pixel.
+    """
+    shape, rest = output.shape, labels.shape
+    if rest[1:] == (1,) and len(shape) == 2 and shape[1] != 1:
+        rest = rest[:1]  # a column of labels
+    if len(shape) != len(rest) + 1:
+        return None
+    for axis in (len(shape) - 1, 1):
+        if _fits((shape[:axis] + shape[axis + 1 :])[1:], rest[1:]):
+            size = shape[axis]
+            return size if isinstance(size, int) and size > 0 else "?"
+    return None
+
+
+def _check_classes(output: TensorSpec, labels: ArraySpec, classes: int | str | None) -> None:
+    if labels.dtype not in INTEGERS | {"bool"}:
+        raise MismatchError("", f"classification wants whole numbers as labels; {labels.name!r} holds {labels.dtype}")
+    if classes is None:
+        raise MismatchError(
+            "",
+            f"the labels {labels.name!r} of shape {_shape(labels.shape)} are no class numbers for the output "
+            f"{output.name!r} of shape {_shape(output.shape)}",
+        )
+    low, high = labels.minimum, labels.maximum
+    count = 2 if classes == 1 else classes  # one score decides between two classes
+    if low is not None and low < 0:
+        raise MismatchError("", f"the labels {labels.name!r} go down to {low}; classes are counted from 0")
+    if isinstance(count, int) and high is not None and high >= count:
+        raise MismatchError(
+            "",
+            f"the labels {labels.name!r} go up to {high}, but the output {output.name!r} has {count} classes "
+            f"(0 to {count - 1})",
+        )
+
+
+def _fits(wanted: tuple[Dim, ...], given: tuple[Dim, ...]) -> bool:
+    """Whether two shapes agree in rank and in every dimension that both fix."""
+    return len(wanted) == len(given) and all(
+        not isinstance(w, int) or not isinstance(g, int) or w < 0 or g < 0 or w == g
+        for w, g in zip(wanted, given, strict=True)
+    )
+
+
+def _shape(shape: tuple[Dim, ...]) -> str:
+    return "(" + ", ".join("?" if dim is None else str(dim) for dim in shape) + ")"
