@@ -46,9 +46,7 @@ class ResNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, 24, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(1, 24, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
         self.block1 = Block(24, 24, 1)
         self.block2 = Block(24, 48, 2)
         self.block3 = Block(48, 96, 2)
@@ -126,7 +124,7 @@ def accuracy(model: nn.Module, x: Tensor, labels: Tensor) -> float:
 
 
 def save_onnx(model: nn.Module, path: Path) -> None:
-    """Export with a free batch size. The exporter leaves stack traces with paths of this machine: they are taken out."""
+    """Export with a free batch size. The exporter leaves stack traces with local paths: out with them."""
     torch.onnx.export(
         model.eval(),
         (torch.zeros(2, 1, 28, 28),),

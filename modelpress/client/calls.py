@@ -1,0 +1,154 @@
+"""Every request of the API as data. How it is sent, at once or awaited, is not known here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, TypedDict, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+from pydantic import TypeAdapter
+
+from modelpress.client.resources import Comparison, Dataset, Job, JobEvent, Model, Page, StepInfo
+from modelpress.jobs import Budget, JobData, Runtime, Targets, Task
+from modelpress.report import Report
+from modelpress.steps import Step
+
+T = TypeVar("T")
+Answer = Callable[[httpx.Response], T]
+
+RecipeLike = Sequence[Step | Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request, and what its answer means."""
+
+    method: str
+    path: str
+    answer: Answer[T]
+    params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Any = None
+    upload: Path | None = None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether sending it twice does no more than sending it once."""
+        return self.method == "GET" or "Idempotency-Key" in self.headers
+
+    def as_httpx(self) -> dict[str, Any]:
+        """Arguments of httpx's `stream`, all but the content."""
+        fields = {"method": self.method, "url": self.path, "params": self.params, "headers": self.headers}
+        return fields if self.json is None else {**fields, "json": self.json}
+
+
+def typed(kind: type[T]) -> Answer[T]:
+    adapter = TypeAdapter(kind)
+    return lambda response: adapter.validate_json(response.content)
+
+
+MODEL, DATASET, JOB = typed(Model), typed(Dataset), typed(Job)
+
+
+def at(collection: str, resource_id: str, *more: str) -> str:
+    return "/".join(("/v1", collection, quote(resource_id, safe=""), *more))
+
+
+def upload(collection: str, path: Path, name: str | None, digest: str, answer: Answer[T]) -> Call[T]:
+    params = {"filename": path.name} | ({} if name is None else {"name": name})
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Content-Length": str(path.stat().st_size),
+        "Repr-Digest": digest,
+    }
+    return Call("POST", f"/v1/{collection}", answer, params, headers, upload=path)
+
+
+def get_model(model_id: str) -> Call[Model]:
+    return Call("GET", at("models", model_id), MODEL)
+
+
+def get_dataset(dataset_id: str) -> Call[Dataset]:
+    return Call("GET", at("datasets", dataset_id), DATASET)
+
+
+def get_job(job_id: str, wait_seconds: int = 0) -> Call[Job]:
+    headers = {"Prefer": f"wait={wait_seconds}"} if wait_seconds else {}
+    return Call("GET", at("jobs", job_id), JOB, headers=headers)
+
+
+def list_page(collection: str, kind: type[T], page_size: int | None, page_token: str | None) -> Call[Page[T]]:
+    given = {"page_size": page_size, "page_token": page_token}
+    params = {key: str(value) for key, value in given.items() if value is not None}
+    return Call("GET", f"/v1/{collection}", typed(Page[kind]), params)  # type: ignore[valid-type] # made at run time
+
+
+class JobOptions(TypedDict, total=False):
+    """What a job may be given besides a model and a recipe; see the API's description of POST /v1/jobs."""
+
+    data: JobData[str] | Mapping[str, str]
+    teacher: str
+    task: Task | Mapping[str, Any]
+    targets: Targets | Mapping[str, Any]
+    budget: Budget | Mapping[str, Any]
+    runtime: Runtime
+    seed: int
+    queue: Literal["cpu", "gpu"]
+    labels: Mapping[str, str]
+
+
+def create_job(model: str, recipe: RecipeLike, options: JobOptions) -> Call[Job]:
+    """The service has the last word on the recipe: what is given as a mapping is sent as it is."""
+    body = {"model": model, "recipe": [plain(step) for step in recipe]}
+    body |= {key: plain(value) for key, value in options.items()}
+    return Call("POST", "/v1/jobs", JOB, headers={"Idempotency-Key": uuid4().hex}, json=body)
+
+
+def job_action(job_id: str, action: str) -> Call[Job]:
+    return Call("POST", at("jobs", job_id, action), JOB)
+
+
+def list_events(job_id: str, page_size: int | None, page_token: str | None) -> Call[Page[JobEvent]]:
+    return list_page(at("jobs", job_id, "events").removeprefix("/v1/"), JobEvent, page_size, page_token)
+
+
+def stream_events(job_id: str, after: int) -> Call[None]:
+    headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(after)} if after else {})
+    return Call("GET", at("jobs", job_id, "events"), lambda _: None, headers=headers)
+
+
+def get_report(job_id: str) -> Call[Report]:
+    return Call("GET", at("jobs", job_id, "report"), typed(Report))
+
+
+def get_log(job_id: str) -> Call[str]:
+    return Call("GET", at("jobs", job_id, "log"), lambda response: response.text)
+
+
+def get_content(model_id: str, file_format: str, start: int) -> Call[None]:
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    return Call("GET", at("models", model_id, "content"), lambda _: None, {"format": file_format}, headers)
+
+
+def compare(baseline: str, candidates: Sequence[str]) -> Call[Comparison]:
+    body = {"baseline": baseline, "candidates": list(candidates)}
+    return Call("POST", "/v1/comparisons", typed(Comparison), json=body)
+
+
+def list_steps() -> Call[tuple[StepInfo, ...]]:
+    return Call("GET", "/v1/steps", lambda response: typed(Page[StepInfo])(response).items)
+
+
+def get_step(name: str) -> Call[StepInfo]:
+    return Call("GET", at("steps", name), typed(StepInfo))
+
+
+def plain(value: Any) -> Any:
+    """A model of pydantic as its JSON, without what was not set; anything else as it is."""
+    if isinstance(value, Step):  # its discriminator is a default
+        return {"step": value.step, **value.model_dump(mode="json", exclude_unset=True)}
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", exclude_unset=True)
+    return dict(value) if isinstance(value, Mapping) else value
