@@ -23,7 +23,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from uuid6 import uuid7
 
-type_map = {datetime: DateTime(timezone=True), dict[str, Any]: JSONB, list[Any]: JSONB, str: Text, bytes: LargeBinary}
+json = JSONB(none_as_null=True)  # None is SQL NULL, which the constraints below speak of, and not the JSON null
+type_map = {datetime: DateTime(timezone=True), dict[str, Any]: json, list[Any]: json, str: Text, bytes: LargeBinary}
 
 
 class Base(DeclarativeBase):

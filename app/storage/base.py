@@ -18,7 +18,10 @@ class StorageFullError(Exception):
 
 
 class BlobWriter(Protocol):
-    """A blob that is being written. Leaving the context without `publish` removes it."""
+    """A blob that is being written. Leaving the context removes it, unless a transaction has published it.
+
+    Each call raises KeyError where the blob took so long that it was swept meanwhile.
+    """
 
     blob_id: UUID
     size: int

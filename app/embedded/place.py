@@ -1,0 +1,54 @@
+"""Where an embedded server runs: a free loopback port, and a user who is not root."""
+
+import os
+import pwd
+import secrets
+import shutil
+import socket
+from pathlib import Path
+
+from app.embedded.child import User
+
+HOST = "127.0.0.1"
+
+
+def unprivileged() -> User | None:
+    """Where we are root: `daemon`, which every Linux has. Not `nobody`: others may run untrusted code as that."""
+    if os.geteuid() != 0:
+        return None
+    entry = pwd.getpwnam("daemon")
+    return User(entry.pw_uid, entry.pw_gid)
+
+
+def hand_over(path: Path, user: User | None) -> None:
+    if user:
+        os.chown(path, user.uid, user.gid)
+
+
+def private_folder(path: Path, user: User | None = None) -> Path:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    hand_over(path, user)
+    return path
+
+
+def kept_secret(path: Path) -> str:
+    """The secret in this file, made once. Only our own user can read it."""
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        fresh = path.with_suffix(".new")
+        fresh.touch(mode=0o600)
+        fresh.write_text(secrets.token_urlsafe(32))
+        fresh.replace(path)
+        return path.read_text()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def find_program(*names: str) -> str | None:
+    return next(filter(None, map(shutil.which, names)), None)
