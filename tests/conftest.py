@@ -105,8 +105,6 @@ def api_key(engine: Engine, tenant: UUID, settings: Settings) -> str:
     """A key of `tenant`."""
     key = new_key()
     with Session(engine) as session:
-        session.add(
-            ApiKey(tenant_id=tenant, name="tests", prefix=prefix(key), digest=digest(settings.secret, key))
-        )
+        session.add(ApiKey(tenant_id=tenant, name="tests", prefix=prefix(key), digest=digest(settings.secret, key)))
         session.commit()
     return key

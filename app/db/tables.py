@@ -74,9 +74,7 @@ class Blob(Row, Base):
         one_of("state", ("staged", "stored"), "state"),
         one_of("backend", ("postgres", "file", "s3"), "backend"),
         CheckConstraint("state = 'staged' OR (sha256 IS NOT NULL AND size IS NOT NULL)", name="stored_is_hashed"),
-        Index(
-            "uq_blobs_content", "tenant_id", "sha256", unique=True, postgresql_where=text("state = 'stored'")
-        ),
+        Index("uq_blobs_content", "tenant_id", "sha256", unique=True, postgresql_where=text("state = 'stored'")),
     )
 
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
@@ -87,7 +85,7 @@ class Blob(Row, Base):
 
 
 class BlobChunk(Base):
-    """One MiB of a blob (the last one shorter). STORAGE EXTERNAL: out of line and uncompressed, set in the migration."""
+    """One MiB of a blob (the last one shorter). STORAGE EXTERNAL, set in the migration: out of line, uncompressed."""
 
     __tablename__ = "blob_chunks"
 
@@ -213,7 +211,7 @@ class Job(Row, Base):
 
 
 class JobEvent(Base):
-    """What happened to a job, in order. Inserting one notifies the channel `modelpress_jobs` (trigger in the migration)."""
+    """What happened to a job, in order. Inserting one notifies the channel `modelpress_jobs` (by a trigger)."""
 
     __tablename__ = "job_events"
 

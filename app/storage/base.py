@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 
 CHUNK = 1 << 20
 
+Data = bytes | bytearray | memoryview
+
 
 class StorageFullError(Exception):
     """There is no room for the blob; nothing of it was kept."""
@@ -26,7 +28,7 @@ class BlobWriter(Protocol):
     blob_id: UUID
     size: int
 
-    def write(self, data: bytes | memoryview) -> None: ...
+    def write(self, data: Data) -> None: ...
 
     def finish(self) -> bytes:
         """Flush everything to stable storage and return the SHA-256 digest (32 bytes)."""

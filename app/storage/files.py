@@ -17,7 +17,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from app.db.tables import Blob
-from app.storage.base import CHUNK, StorageFullError
+from app.storage.base import CHUNK, Data, StorageFullError
 from app.storage.staging import StagedWriter, drop_staged, old_staged, stored_size
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -92,7 +92,7 @@ class FileWriter(StagedWriter):
                 self.__exit__()
                 raise
 
-    def _append(self, data: bytes | memoryview) -> None:
+    def _append(self, data: Data) -> None:
         with full_disk():
             self._file.write(data)
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, delete
 from sqlalchemy.orm import Session
 
 from app.db.tables import BlobChunk
-from app.storage.base import CHUNK, StorageFullError
+from app.storage.base import CHUNK, Data, StorageFullError
 from app.storage.staging import StagedWriter, drop_staged, old_staged, stored_size
 
 BATCH = 4  # chunks a transaction when writing, and a query when reading
@@ -43,11 +43,15 @@ class PostgresStore:
     def _batch(self, blob_id: UUID, first: int, last: int) -> list[tuple[int, bytes]]:
         with self._engine.connect() as connection:
             # SQLAlchemy would fetch bytes as hexadecimal text, at twice the size
-            rows = driver(connection).execute(
-                "SELECT number, data FROM blob_chunks WHERE blob_id = %s AND number BETWEEN %s AND %s ORDER BY number",
-                [blob_id, first, last],
-                binary=True,
-            ).fetchall()
+            rows = (
+                driver(connection)
+                .execute(
+                    "SELECT number, data FROM blob_chunks WHERE blob_id = %s AND number BETWEEN %s AND %s ORDER BY number",
+                    [blob_id, first, last],
+                    binary=True,
+                )
+                .fetchall()
+            )
         if len(rows) != last - first + 1:
             raise KeyError(blob_id)  # removed while it was being read
         return rows
@@ -68,7 +72,7 @@ class PostgresWriter(StagedWriter):
         self._pending = bytearray()
         self._chunks = 0
 
-    def _append(self, data: bytes | memoryview) -> None:
+    def _append(self, data: Data) -> None:
         self._pending += data
         while len(self._pending) >= BATCH * CHUNK:
             self._insert(BATCH * CHUNK)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from uuid6 import uuid7
 
 from app.db.tables import Blob
+from app.storage.base import Data
 
 
 class StagedWriter(ABC):
@@ -29,7 +30,7 @@ class StagedWriter(ABC):
             session.commit()
 
     @abstractmethod
-    def _append(self, data: bytes | memoryview) -> None: ...
+    def _append(self, data: Data) -> None: ...
 
     @abstractmethod
     def _flush(self) -> None:
@@ -39,7 +40,7 @@ class StagedWriter(ABC):
     def _discard(self) -> None:
         """Remove whatever bytes there are. The row has gone already."""
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: Data) -> None:
         self._hash.update(data)
         self.size += len(data)
         self._append(data)

@@ -1,0 +1,89 @@
+"""The migrations build exactly the tables that the code speaks of."""
+
+import threading
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, make_url, text
+
+from app.db.migrate import upgrade
+from app.db.session import make_engine, normalise
+from app.db.tables import Base
+
+# every constraint and index as PostgreSQL itself writes it down: alembic does not compare CHECKs
+DEFINITIONS = """
+    SELECT conrelid::regclass::text AS on_table, conname AS name, pg_get_constraintdef(oid) AS definition
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION ALL
+    SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+"""
+
+
+def definitions(engine: Engine) -> set[tuple[str, str, str]]:
+    with engine.connect() as connection:
+        return {tuple(row) for row in connection.execute(text(DEFINITIONS)) if row.on_table != "alembic_version"}
+
+
+@pytest.fixture
+def empty_database_url(servers, worker_id) -> Iterator[str]:
+    name = f"empty_{worker_id}"
+    with psycopg.connect(servers["postgres"], autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield make_url(servers["postgres"]).set(database=name).render_as_string(hide_password=False)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_the_migrated_schema_is_that_of_the_tables(engine):
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_the_migrated_constraints_and_indexes_are_those_of_the_tables(engine, empty_database_url):
+    created = make_engine(empty_database_url)
+    Base.metadata.create_all(created)
+    expected = definitions(created)
+    created.dispose()
+    assert len(expected) > 50
+    assert definitions(engine) == expected
+
+
+def test_chunks_are_kept_out_of_line_and_uncompressed(engine):
+    with engine.connect() as connection:
+        storage = connection.execute(
+            text("SELECT attstorage FROM pg_attribute WHERE attrelid = 'blob_chunks'::regclass AND attname = 'data'")
+        ).scalar_one()
+    assert storage == "e"
+
+
+def test_many_processes_may_start_on_an_empty_database_at_once(empty_database_url):
+    failures: list[Exception] = []
+
+    def start() -> None:
+        try:
+            upgrade(empty_database_url)
+        except Exception as error:  # noqa: BLE001 - reported below
+            failures.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+    with psycopg.connect(empty_database_url) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_addresses_as_platforms_write_them(scheme):
+    assert normalise(f"{scheme}://u:p@db:5432/x").render_as_string(hide_password=False) == (
+        "postgresql+psycopg://u:p@db:5432/x"
+    )
+
+
+def test_another_database_is_refused_by_name():
+    with pytest.raises(ValueError, match="DATABASE_URL must start with postgresql://"):
+        normalise("mysql://u:p@db/x")
