@@ -166,7 +166,7 @@ def save_npz(path: Path, x: np.ndarray, labels: np.ndarray) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the four .gz files of Fashion-MNIST are")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=10)
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
