@@ -29,3 +29,9 @@ class StepError(EngineError):
     """A step does not apply to this model or met values it cannot work with."""
 
     code = "step_failed"
+
+
+class DeadlineError(EngineError):
+    """The job's budget of time ran out."""
+
+    code = "deadline_exceeded"

@@ -1,0 +1,1 @@
+"""What the report says, measured on the stored bytes of original and result in ONNX Runtime."""

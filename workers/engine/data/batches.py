@@ -1,0 +1,81 @@
+"""Examples handed out in the order and types of a model's inputs: from a dataset, or made up."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from modelpress.jobs import Task
+from modelpress.matching import MismatchError, match
+from modelpress.models import Signature, TensorSpec
+from workers.engine.data.dataset import Dataset
+from workers.engine.errors import InvalidDataError
+
+MADE_UP = 256
+"""Examples that are made up where there is no data."""
+FREE_SIZE = 16
+"""What a free dimension other than the batch is taken for."""
+WHOLE_NUMBERS = 2
+"""Made-up integers are 0 or 1: what a model's vocabulary or categories hold cannot be known."""
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The torch dtype of numpy's word for it."""
+    return getattr(torch, name)
+
+
+class DatasetBatches:
+    """The examples of a dataset as a model takes them (`workers.engine.context.Batches`).
+
+    Raises InvalidDataError where the dataset does not fit the model.
+    """
+
+    def __init__(self, dataset: Dataset, signature: Signature, task: Task) -> None:
+        try:
+            matched = match(signature, dataset.spec, task)
+        except MismatchError as error:
+            raise InvalidDataError(error.detail) from error
+        self._inputs = [
+            (dataset.arrays[matched.inputs[spec.name]], torch_dtype(spec.dtype)) for spec in signature.inputs
+        ]
+        self._labels = None if matched.labels is None or task.kind == "none" else dataset.arrays[matched.labels]
+        self.label = matched.labels if self._labels is not None else None
+        self.examples = dataset.spec.examples
+
+    @property
+    def labelled(self) -> bool:
+        return self._labels is not None
+
+    def take(self, indices: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        rows = indices.numpy()
+        inputs = tuple(_tensor(array, rows).to(dtype) for array, dtype in self._inputs)
+        return inputs, None if self._labels is None else _tensor(self._labels, rows)
+
+
+class SyntheticBatches:
+    """Made-up inputs: standard normal for floats, zeros and ones for integers and booleans."""
+
+    labelled = False
+
+    def __init__(self, signature: Signature, seed: int, examples: int = MADE_UP) -> None:
+        generator = np.random.default_rng(seed)
+        self.examples = examples
+        self._inputs = [_made_up(spec, examples, generator) for spec in signature.inputs]
+
+    def take(self, indices: Tensor) -> tuple[tuple[Tensor, ...], None]:
+        return tuple(array[indices] if array.ndim else array for array in self._inputs), None
+
+
+def _made_up(spec: TensorSpec, examples: int, generator: np.random.Generator) -> Tensor:
+    rest = (dim if isinstance(dim, int) and dim >= 0 else FREE_SIZE for dim in spec.shape[1:])
+    shape = (examples, *rest) if spec.shape else ()
+    dtype = torch_dtype(spec.dtype)
+    if dtype.is_floating_point:
+        return torch.from_numpy(generator.standard_normal(shape, np.float32)).to(dtype)
+    return torch.from_numpy(generator.integers(0, WHOLE_NUMBERS, shape)).to(dtype)
+
+
+def _tensor(array: NDArray, rows: NDArray) -> Tensor:
+    return torch.from_numpy(array[rows])

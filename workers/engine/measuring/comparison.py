@@ -1,0 +1,69 @@
+"""One pass over the examples through both files: agreement of every output, and quality where there are labels."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from modelpress.report import Agreement, Quality
+from workers.engine.context import Batches
+from workers.engine.errors import DeadlineError
+from workers.engine.measuring.agreement import AgreementMeter
+from workers.engine.measuring.quality import QualityMeter
+from workers.engine.runtime import Session, arrays
+
+BATCH = 256
+VALUES = 8 << 20
+"""Of the inputs of one batch, so that memory stays constant however large an example is."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    quality: Quality | None
+    agreement: tuple[Agreement, ...]
+    broken: int
+    """Examples for which the result answers NaN, infinity or another shape, where the original does not."""
+    silent: tuple[str, ...]
+    """Outputs that could not be compared: the original itself answers NaN there, or nothing."""
+
+
+def compare(
+    original: Session,
+    result: Session,
+    batches: Batches,
+    meters: list[AgreementMeter],
+    quality: tuple[int, QualityMeter] | None,
+    deadline: float,
+) -> Comparison:
+    """Run all examples through both. `meters`: one an output, in order. `quality`: index of the judged output and its
+    meter, where there are labels.
+
+    Raises DeadlineError after `deadline` (on `time.monotonic()`), InvalidModelError where a file cannot run.
+    """
+    size = batch_size(batches)
+    for start in range(0, batches.examples, size):
+        if time.monotonic() > deadline:
+            raise DeadlineError("the time budget ran out while the result was being measured; allow more seconds")
+        inputs, labels = batches.take(torch.arange(start, min(start + size, batches.examples)))
+        feed = arrays(inputs)
+        before, after = original.run_all(feed), result.run_all(feed)
+        for meter, one, other in zip(meters, before, after, strict=True):
+            meter.add(one, other)
+        if quality is not None and labels is not None:
+            output, judge = quality
+            judge.add(before[output], after[output], labels.numpy())
+    agreements = [meter.result() for meter in meters]
+    return Comparison(
+        quality=quality[1].result() if quality is not None else None,
+        agreement=tuple(agreement for agreement in agreements if agreement is not None),
+        broken=max((meter.broken for meter in meters), default=0),
+        silent=tuple(meter.output for meter, found in zip(meters, agreements, strict=True) if found is None),
+    )
+
+
+def batch_size(batches: Batches) -> int:
+    one, _ = batches.take(torch.arange(1))
+    values = sum(tensor.numel() for tensor in one)
+    return max(1, min(BATCH, VALUES // max(1, values)))

@@ -1,0 +1,136 @@
+"""All figures of a report that come from running two files: sizes, latency, memory, quality and agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from modelpress.jobs import Metric, Runtime
+from modelpress.models import ModelStats, Signature
+from modelpress.report import Latency, Size
+from workers.engine.context import Batches
+from workers.engine.data import SyntheticBatches
+from workers.engine.measuring.agreement import AgreementMeter
+from workers.engine.measuring.comparison import Comparison, compare
+from workers.engine.measuring.latency import measure_latency
+from workers.engine.measuring.memory import measure_memory
+from workers.engine.measuring.quality import QualityMeter, choose_metrics
+from workers.engine.measuring.size import measure_size
+from workers.engine.runtime import Session, arrays, open_session
+from workers.engine.task import ResolvedTask
+
+Source = Literal["evaluate", "calibrate", "train", "synthetic"]
+
+LARGE_BATCH = 32
+MEMORY_WORTH_IT = 8 << 20
+"""Bytes of the original file from which peak memory is measured: below, the runtime's own buffers drown the model."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A file and what its graph holds."""
+
+    file: Path
+    stats: ModelStats
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under what the two files are measured."""
+
+    signature: Signature
+    task: ResolvedTask
+    metric: Metric | None
+    threads: int
+    runtime: Runtime
+    seed: int
+    deadline: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    size: tuple[Size, Size]
+    latency: tuple[Latency, ...]
+    peak_memory_bytes: tuple[int, int] | None
+    comparison: Comparison
+    source: Source
+
+
+def measure(
+    original: Subject,
+    result: Subject,
+    data: dict[str, Batches],
+    conditions: Conditions,
+    progress: Callable[[float, str], None],
+) -> Figures:
+    """`data`: batches by use. Raises InvalidModelError where ONNX Runtime cannot run a file, DeadlineError."""
+    progress(0.0, "sizes")
+    size = (measure_size(original.file, original.stats), measure_size(result.file, result.stats))
+    memory = _memory(original.file, result.file, data, conditions)
+    source, batches = _agreement_data(data, conditions)
+    sessions = _open(original.file, result.file, conditions.threads, conditions.runtime)
+    progress(0.1, "quality and agreement")
+    comparison = _compare(sessions, batches, data, conditions)
+    progress(0.6, "latency")
+    latency = _latency((original.file, result.file), sessions, batches, conditions)
+    return Figures(size, latency, memory, comparison, source)
+
+
+def _agreement_data(data: dict[str, Batches], conditions: Conditions) -> tuple[Source, Batches]:
+    """The best data there is, else made-up inputs."""
+    sources: tuple[Source, ...] = ("evaluate", "calibrate", "train")
+    for source in sources:
+        if source in data:
+            return source, data[source]
+    return "synthetic", SyntheticBatches(conditions.signature, conditions.seed)
+
+
+def _compare(
+    sessions: tuple[Session, Session], batches: Batches, data: dict[str, Batches], conditions: Conditions
+) -> Comparison:
+    task = conditions.task
+    meters = [
+        AgreementMeter(output.name, classes=task.class_axis if index == task.output else None)
+        for index, output in enumerate(conditions.signature.outputs)
+    ]
+    quality = None
+    if batches is data.get("evaluate") and batches.labelled and task.kind != "none":
+        metrics = choose_metrics(task.kind, conditions.metric, task.classes)
+        quality = task.output, QualityMeter(metrics, conditions.seed)
+    return compare(*sessions, batches, meters, quality, conditions.deadline)
+
+
+def _latency(
+    files: tuple[Path, Path], sessions: tuple[Session, Session], batches: Batches, conditions: Conditions
+) -> tuple[Latency, ...]:
+    """Batch 1 with one thread comes first: that is what targets and the summary look at."""
+    fixed = sessions[0].batch
+    found = []
+    for threads in sorted({1, conditions.threads}):
+        pair = sessions if threads == conditions.threads else _open(*files, threads, conditions.runtime)
+        for batch in (1, LARGE_BATCH) if fixed is None else (fixed,):
+            found.append(measure_latency(*pair, _inputs(batches, batch), batch, threads, conditions.seed))
+    return tuple(latency for latency in found if latency is not None)
+
+
+def _memory(original: Path, result: Path, data: dict[str, Batches], conditions: Conditions) -> tuple[int, int] | None:
+    if original.stat().st_size < MEMORY_WORTH_IT:
+        return None
+    _, batches = _agreement_data(data, conditions)
+    found = [measure_memory(file, batches, conditions.runtime) for file in (original, result)]
+    return None if found[0] is None or found[1] is None else (found[0], found[1])
+
+
+def _open(original: Path, result: Path, threads: int, runtime: Runtime) -> tuple[Session, Session]:
+    return open_session(original, threads, runtime), open_session(result, threads, runtime)
+
+
+def _inputs(batches: Batches, batch: int) -> list[NDArray]:
+    rows = np.arange(batch) % batches.examples
+    return arrays(batches.take(torch.from_numpy(rows))[0])

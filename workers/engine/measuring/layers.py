@@ -1,0 +1,54 @@
+"""The per-layer table: what became of each layer's weights, and why some were left alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modelpress.report import LayerReport
+from workers.engine.graph import Graph, Layer
+
+
+def layer_table(original: Graph, result: Graph, untouched: dict[str, str]) -> tuple[LayerReport, ...]:
+    """One row a layer of the original, in its order; layers that are gone have no parameters left."""
+    after = {layer.name: layer for layer in result.layers()}
+    return tuple(_row(layer, after.get(layer.name), untouched.get(layer.name, "")) for layer in original.layers())
+
+
+@torch.no_grad()
+def _row(before: Layer, after: Layer | None, note: str) -> LayerReport:
+    was = before.weights
+    now = after.weights if after is not None else {}
+    parameters = sum(weight.numel() for weight in now.values())
+    nonzeros = sum(int(torch.count_nonzero(weight)) for weight in now.values())
+    return LayerReport(
+        name=before.name,
+        type=before.op.name,
+        parameters_before=sum(weight.numel() for weight in was.values()),
+        parameters_after=parameters,
+        nonzeros=nonzeros,
+        sparsity=1 - nonzeros / parameters if parameters else 0.0,
+        bits=_bits(after, now, parameters) if after is not None and parameters else 0.0,
+        snr_db=_snr(was, now),
+        note=note,
+    )
+
+
+def _bits(layer: Layer, weights: dict[str, Tensor], parameters: int) -> float:
+    """Mean over the layer's weights of what a stored value takes: the last constraint that stores differently counts."""
+    total = 0.0
+    for name, weight in weights.items():
+        stored = [c.bits for c in layer.constraints(name) if c.bits < 32]
+        total += weight.numel() * (stored[-1] if stored else weight.element_size() * 8)
+    return total / parameters
+
+
+def _snr(before: dict[str, Tensor], after: dict[str, Tensor]) -> float | None:
+    """None where nothing changed, or where the shapes did, so that there is nothing to subtract."""
+    if set(before) != set(after) or any(before[name].shape != after[name].shape for name in before):
+        return None
+    signal = sum(float(weight.double().square().sum()) for weight in before.values())
+    noise = sum(float((before[name].double() - after[name].double()).square().sum()) for name in before)
+    if noise == 0 or signal == 0:
+        return None
+    return float(10 * torch.log10(torch.tensor(signal / noise, dtype=torch.float64)))

@@ -1,0 +1,168 @@
+"""The verdict: whether the result is worth having, in sentences, the worst first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelpress.jobs import Targets
+from modelpress.report import Agreement, Latency, Quality, TargetOutcome, Verdict
+from workers.engine.measuring.metrics import CLASSIFICATION, REGRESSION
+
+WORST_DROP = 0.01
+"""Of accuracy, top-5 accuracy, F1, correlation or cosine, absolute; and only if the interval excludes no drop."""
+WORST_RISE = 0.05
+"""Of an error (mse, mae), relative to the original's."""
+LEAST_TOP1 = 0.98
+LEAST_COSINE = 0.99
+"""Agreement counts where there are no labels, or no task."""
+LEAST_COSINE_MADE_UP = 0.95
+"""On made-up inputs, which are no likeness of real ones, agreement is only a hint."""
+LEAST_SMALLER = 1.05
+"""Original bytes / result bytes from which the file counts as smaller."""
+
+METRICS = {**CLASSIFICATION, **REGRESSION}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    size_ratio: float
+    latency: tuple[Latency, ...]
+    quality: Quality | None
+    agreement: Agreement | None
+    """Of the judged output."""
+    made_up: bool
+    """Whether the agreement was measured on made-up inputs."""
+    broken: int
+    classes: bool
+    """Whether the judged output holds class scores."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    targets: tuple[TargetOutcome, ...]
+
+    @property
+    def targets_met(self) -> bool | None:
+        return all(target.met for target in self.targets) if self.targets else None
+
+
+def judge(evidence: Evidence, targets: Targets) -> Judgement:
+    outcomes = _targets(evidence, targets)
+    degraded = [*_broken(evidence), *_quality(evidence, targets), *_agreement(evidence)]
+    no_gain = _no_gain(evidence)
+    missed = [_missed(outcome) for outcome in outcomes if not outcome.met]
+    if degraded:
+        verdict = Verdict.DEGRADED
+    elif no_gain:
+        verdict = Verdict.NO_GAIN
+    else:
+        verdict = Verdict.PASSED
+    gains = [] if no_gain else [_gain(evidence)]
+    return Judgement(verdict, tuple([*degraded, *no_gain, *missed, *_slower(evidence), *gains]), outcomes)
+
+
+def loss(metric: str, original: float, result: float) -> float:
+    """How much worse the result is, positive for a loss, whichever way the metric goes."""
+    return original - result if METRICS[metric].rises else result - original
+
+
+def _broken(evidence: Evidence) -> list[str]:
+    if not evidence.broken:
+        return []
+    return [
+        f"the result answers NaN, infinity or another shape for {evidence.broken} example(s) where the original does not"
+    ]
+
+
+def _quality(evidence: Evidence, targets: Targets) -> list[str]:
+    quality = evidence.quality
+    if quality is None:
+        return []
+    lost = loss(quality.metric, quality.original, quality.result)
+    rises = METRICS[quality.metric].rises
+    certain = quality.high < 0 if rises else quality.low > 0
+    allowed = WORST_DROP if rises else WORST_RISE * abs(quality.original)
+    sentence = (
+        f"{quality.metric} {'fell' if rises else 'rose'} from {quality.original:.4g} to {quality.result:.4g} "
+        f"(change {quality.change:+.4g}, 95 % interval {quality.low:+.4g} to {quality.high:+.4g}, n = {quality.n})"
+    )
+    drop = targets.max_drop
+    if drop is not None:
+        measured = _drop(quality, drop.metric)
+        return (
+            [f"{sentence}: more than the {drop.absolute:g} allowed"]
+            if measured is not None and measured > drop.absolute
+            else []
+        )
+    return [sentence] if lost > allowed and certain else []
+
+
+def _agreement(evidence: Evidence) -> list[str]:
+    agreement = evidence.agreement
+    if evidence.quality is not None or agreement is None:
+        return []
+    where = f"{agreement.n} {'made-up inputs' if evidence.made_up else 'examples'}"
+    if evidence.classes and not evidence.made_up and agreement.top1 is not None and agreement.top1 < LEAST_TOP1:
+        return [f"the result picks the original's class for only {agreement.top1:.1%} of {where}"]
+    if agreement.cosine < (LEAST_COSINE_MADE_UP if evidence.made_up else LEAST_COSINE):
+        return [f"the result's answers differ from the original's: mean cosine {agreement.cosine:.4f} over {where}"]
+    return []
+
+
+def _no_gain(evidence: Evidence) -> list[str]:
+    if evidence.size_ratio >= LEAST_SMALLER or any(latency.ratio_low > 1 for latency in evidence.latency):
+        return []
+    size = evidence.size_ratio
+    grown = (
+        f"the file grew to {1 / size:.2f} times its size" if size < 1 else f"the file is only {size:.3f} times smaller"
+    )
+    return [f"{grown}, and the model is not faster beyond noise"]
+
+
+def _slower(evidence: Evidence) -> list[str]:
+    return [
+        f"the result is slower at batch {latency.batch} with {latency.threads} thread(s): "
+        f"{latency.result.median_ms:.3g} ms against {latency.original.median_ms:.3g} ms"
+        for latency in evidence.latency
+        if latency.ratio_high < 1
+    ]
+
+
+def _gain(evidence: Evidence) -> str:
+    first = evidence.latency[0] if evidence.latency else None
+    faster = f", {first.ratio:.2f} times as fast at batch {first.batch}" if first is not None else ""
+    return f"the file is {evidence.size_ratio:.2f} times smaller{faster}"
+
+
+def _targets(evidence: Evidence, targets: Targets) -> tuple[TargetOutcome, ...]:
+    found = []
+    if targets.max_drop is not None:
+        measured = None if evidence.quality is None else _drop(evidence.quality, targets.max_drop.metric)
+        met = measured is not None and measured <= targets.max_drop.absolute
+        found.append(TargetOutcome(target="max_drop", wanted=targets.max_drop.absolute, measured=measured, met=met))
+    if targets.size_ratio is not None:
+        met = evidence.size_ratio >= targets.size_ratio
+        found.append(
+            TargetOutcome(target="size_ratio", wanted=targets.size_ratio, measured=evidence.size_ratio, met=met)
+        )
+    if targets.latency_ratio is not None:
+        ratio = evidence.latency[0].ratio if evidence.latency else None
+        met = ratio is not None and ratio >= targets.latency_ratio
+        found.append(TargetOutcome(target="latency_ratio", wanted=targets.latency_ratio, measured=ratio, met=met))
+    return tuple(found)
+
+
+def _drop(quality: Quality, metric: str | None) -> float | None:
+    """None where the metric that the target names was not measured."""
+    if metric is None or metric == quality.metric:
+        return loss(quality.metric, quality.original, quality.result)
+    if metric not in quality.others:
+        return None
+    return loss(metric, *quality.others[metric])
+
+
+def _missed(outcome: TargetOutcome) -> str:
+    measured = "it could not be measured" if outcome.measured is None else f"measured {outcome.measured:.4g}"
+    return f"the target {outcome.target} {outcome.wanted:g} is not met: {measured}"

@@ -1,0 +1,65 @@
+"""The steps of a recipe, one after the other, each with its own notes and its share of the progress."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from modelpress.report import StepReport
+from modelpress.steps import STEPS, AnyStep, Data, IllegalOrderError, Step, check_order
+from workers.engine.context import Context
+from workers.engine.errors import StepError
+from workers.engine.graph import Graph
+from workers.engine.reporter import Reporter
+from workers.engine.steps import APPLY
+
+
+@dataclass
+class Applied:
+    graph: Graph
+    steps: list[StepReport] = field(default_factory=list)
+    untouched: dict[str, str] = field(default_factory=dict)
+    """Layer name: which steps left it alone, and why."""
+
+
+def load_steps() -> None:
+    """Import the module of every step in the catalogue. Raises ImportError where one is missing."""
+    for name in STEPS:
+        importlib.import_module(f"workers.engine.steps.{name}")
+
+
+def check_recipe(recipe: list[AnyStep], context: Context) -> None:
+    """Raises StepError for an illegal order, and for data that a step cannot do without."""
+    try:
+        check_order(recipe)
+    except IllegalOrderError as error:
+        raise StepError(str(error)) from error
+    for step in recipe:
+        need = step.data_needed()
+        if need in (Data.UNLABELLED, Data.TRAIN) and context.train is None:
+            raise StepError(f"{step.step} needs training data: send a dataset as data.train")
+        if need == Data.TRAIN and context.train is not None and not context.train.labelled:
+            raise StepError(f"{step.step} needs labels, and data.train has none: name their array in task.label")
+
+
+def apply_recipe(recipe: Sequence[Step], graph: Graph, context: Context, reporter: Reporter) -> Applied:
+    """`graph` is the steps' to change. Raises EngineError where a step cannot go on."""
+    applied = Applied(graph)
+    for index, step in enumerate(recipe):
+        importlib.import_module(f"workers.engine.steps.{step.step}")
+        reporter.begin(index + 1)
+        own = replace(context, notes=[], figures={}, untouched={}, progress=reporter.progress, metric=reporter.metric)
+        began = time.monotonic()
+        applied.graph = APPLY[type(step)](step, applied.graph, own)
+        applied.graph.module.eval()
+        applied.steps.append(
+            StepReport(
+                step=step.step, seconds=time.monotonic() - began, notes=tuple(own.notes), metrics=dict(own.figures)
+            )
+        )
+        for layer, why in own.untouched.items():
+            said = f"{step.step}: {why}"
+            applied.untouched[layer] = "; ".join(filter(None, (applied.untouched.get(layer), said)))
+    return applied
