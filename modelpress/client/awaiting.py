@@ -110,9 +110,10 @@ class AsyncClient:
                     async for line in response.aiter_lines():
                         if event := feed.line(line):
                             yield event
+                pause = feed.ended()
             except ModelpressError as error:
-                feed.failed(error)
-            await anyio.sleep(feed.interrupted())
+                pause = feed.failed(error)
+            await anyio.sleep(pause)
 
     async def report(self, job_id: str) -> Report:
         return await self._run(flows.send(calls.get_report(job_id)))

@@ -112,9 +112,10 @@ class Client:
                     for line in response.iter_lines():
                         if event := feed.line(line):
                             yield event
+                pause = feed.ended()
             except ModelpressError as error:
-                feed.failed(error)
-            time.sleep(feed.interrupted())
+                pause = feed.failed(error)
+            time.sleep(pause)
 
     def report(self, job_id: str) -> Report:
         return self._run(flows.send(calls.get_report(job_id)))

@@ -10,7 +10,7 @@ from uuid import uuid4
 import httpx
 from pydantic import TypeAdapter
 
-from modelpress.client.resources import Comparison, Dataset, Job, JobEvent, Model, Page, StepInfo
+from modelpress.client.resources import Comparison, Dataset, Job, Model, Page, StepInfo
 from modelpress.jobs import Budget, JobData, Runtime, Targets, Task
 from modelpress.report import Report
 from modelpress.steps import Step
@@ -66,17 +66,31 @@ def upload(collection: str, path: Path, name: str | None, digest: str, answer: A
     return Call("POST", f"/v1/{collection}", answer, params, headers, upload=path)
 
 
-def get_model(model_id: str) -> Call[Model]:
-    return Call("GET", at("models", model_id), MODEL)
+def get_model(model_id: str, wait_seconds: float = 0) -> Call[Model]:
+    return Call("GET", at("models", model_id), MODEL, headers=prefer_wait(wait_seconds))
 
 
-def get_dataset(dataset_id: str) -> Call[Dataset]:
-    return Call("GET", at("datasets", dataset_id), DATASET)
+def get_dataset(dataset_id: str, wait_seconds: float = 0) -> Call[Dataset]:
+    return Call("GET", at("datasets", dataset_id), DATASET, headers=prefer_wait(wait_seconds))
 
 
-def get_job(job_id: str, wait_seconds: int = 0) -> Call[Job]:
-    headers = {"Prefer": f"wait={wait_seconds}"} if wait_seconds else {}
-    return Call("GET", at("jobs", job_id), JOB, headers=headers)
+def get_job(job_id: str) -> Call[Job]:
+    return Call("GET", at("jobs", job_id), JOB)
+
+
+def watch_job(job_id: str, known: Job, wait_seconds: float) -> Call[Job]:
+    """Answered when the job is no longer as it is known; with what is known, where that takes too long."""
+    headers = prefer_wait(wait_seconds) | {"If-None-Match": f'"{known.version}"'}
+
+    def answer(response: httpx.Response) -> Job:
+        return known if response.status_code == httpx.codes.NOT_MODIFIED else JOB(response)
+
+    return Call("GET", at("jobs", job_id), answer, headers=headers)
+
+
+def prefer_wait(seconds: float) -> dict[str, str]:
+    """The answer may be held back until there is news."""
+    return {"Prefer": f"wait={max(1, round(seconds))}"} if seconds else {}
 
 
 def list_page(collection: str, kind: type[T], page_size: int | None, page_token: str | None) -> Call[Page[T]]:
@@ -108,10 +122,6 @@ def create_job(model: str, recipe: RecipeLike, options: JobOptions) -> Call[Job]
 
 def job_action(job_id: str, action: str) -> Call[Job]:
     return Call("POST", at("jobs", job_id, action), JOB)
-
-
-def list_events(job_id: str, page_size: int | None, page_token: str | None) -> Call[Page[JobEvent]]:
-    return list_page(at("jobs", job_id, "events").removeprefix("/v1/"), JobEvent, page_size, page_token)
 
 
 def stream_events(job_id: str, after: int) -> Call[None]:

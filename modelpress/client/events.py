@@ -15,6 +15,7 @@ class EventFeed:
     def __init__(self, after: int = 0) -> None:
         self.last = after
         self.finished = False
+        self._status: str | None = None
         self._failures = 0
         self._fields: dict[str, str] = {}
 
@@ -29,16 +30,19 @@ class EventFeed:
         self._fields[name] = value
         return None
 
-    def failed(self, error: ModelpressError) -> None:
-        """A connection broke or none could be made. Raises it where trying again is of no use."""
+    def ended(self) -> float:
+        """The service closed the stream, as after a job's end. Returns the seconds to wait before asking again."""
+        self._fields = {}
+        self.finished = self._status in FINAL or self._status is None
+        return 0 if self.finished else backoff(1)
+
+    def failed(self, error: ModelpressError) -> float:
+        """The connection broke, or none could be made. Raises the error where trying again is of no use."""
+        self._fields = {}
         self._failures += 1
         if error.code != "unreachable" or self._failures == TRIES:
             raise error
-
-    def interrupted(self) -> float:
-        """A connection has ended: forget the half of an event. Returns the seconds to wait before the next one."""
-        self._fields = {}
-        return 0 if self.finished else backoff(max(1, self._failures))
+        return backoff(self._failures)
 
     def _end(self) -> JobEvent | None:
         fields, self._fields = self._fields, {}
@@ -48,6 +52,7 @@ class EventFeed:
         if event.id <= self.last:
             return None
         self.last = event.id
-        self.finished = event.type == "status" and event.data.get("status") in FINAL
+        if event.type == "status":
+            self._status = event.data["status"]  # a final one is not the end where the job was tried again since
         self._failures = 0
         return event

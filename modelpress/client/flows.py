@@ -83,13 +83,10 @@ def until_read(upload: Upload, timeout: float | None) -> Flow[Upload]:
     """Wait until the service has read an upload. Raises ModelpressError where it was rejected."""
     get: Any = calls.get_model if isinstance(upload, Model) else calls.get_dataset
     deadline = deadline_in(timeout)
-    pause = 0.05
     while upload.status == "processing":
         if time.monotonic() > deadline:
             raise TimeoutError(f"{upload.id} was not read within {timeout} s: is a worker running?")
-        yield Pause(pause)
-        pause = min(pause * 1.5, 1.0)
-        upload = yield from send(get(upload.id))
+        upload = yield from send(get(upload.id, LONG_POLL_SECONDS))
     if upload.error is not None:
         raise ModelpressError(upload.error.code, upload.error.message, title=f"{upload.name} was rejected")
     return upload
@@ -98,20 +95,18 @@ def until_read(upload: Upload, timeout: float | None) -> Flow[Upload]:
 def until_done(job_id: str, on_progress: Callable[[Job], None] | None, timeout: float | None) -> Flow[Job]:
     """Wait for a job's end, whatever that is. `on_progress` is called with each new state of the job."""
     deadline = deadline_in(timeout)
-    seen: Job | None = None
+    job = yield from send(calls.get_job(job_id))
     while True:
-        left = deadline - time.monotonic()
-        wait = 0 if seen is None else max(1, int(min(LONG_POLL_SECONDS, left)))
-        job = yield from send(calls.get_job(job_id, wait))
-        if on_progress is not None and job != seen:
+        if on_progress is not None:
             on_progress(job)
         if job.done:
             return job
-        if left <= 0:
-            raise TimeoutError(f"{job_id} is still {job.status} after {timeout} s")
-        if job == seen:
-            yield Pause(0.2)  # a service that does not hold the request back
-        seen = job
+        known = job
+        while job is known:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"{job_id} is still {job.status} after {timeout} s")
+            job = yield from send(calls.watch_job(job_id, known, min(left, LONG_POLL_SECONDS)))
 
 
 def download(model_id: str, target: Path, file_format: str | None) -> Flow[Path]:

@@ -3,11 +3,12 @@
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from modelpress.jobs import JobStatus, Progress
 from modelpress.models import DatasetSpec, ModelStats, Signature
-from modelpress.report import Environment, Verdict
+from modelpress.report import Environment, Report, Verdict
+from modelpress.steps import Data
 
 
 class Answer(BaseModel):
@@ -15,10 +16,10 @@ class Answer(BaseModel):
 
 
 class Problem(Answer):
-    """Why an upload was rejected or a job failed."""
+    """Why an upload was rejected or a job failed. `code` is stable."""
 
     code: str
-    message: str
+    message: str = Field(validation_alias=AliasChoices("message", "detail"))
 
 
 class File(Answer):
@@ -30,6 +31,7 @@ class File(Answer):
 class Model(Answer):
     id: str
     name: str
+    filename: str
     status: Literal["processing", "ready", "rejected"]
     created_at: datetime
     error: Problem | None = None
@@ -38,6 +40,7 @@ class Model(Answer):
     sha256: str
     signature: Signature | None = None
     stats: ModelStats | None = None
+    notes: tuple[str, ...] = ()
     parent_id: str | None = None
     job_id: str | None = None
     files: tuple[File, ...] = ()
@@ -46,6 +49,7 @@ class Model(Answer):
 class Dataset(Answer):
     id: str
     name: str
+    filename: str
     status: Literal["processing", "ready", "rejected"]
     created_at: datetime
     error: Problem | None = None
@@ -63,18 +67,20 @@ class JobResult(Answer):
 class Job(Answer):
     id: str
     status: JobStatus
+    model: str
     created_at: datetime
-    model_id: str
     attempt: int = 0
     progress: Progress | None = None
+    recipe: tuple[dict[str, Any], ...] = Field((), alias="resolved_recipe")
     result: JobResult | None = None
     error: Problem | None = None
     warnings: tuple[str, ...] = ()
     environment: Environment | None = None
     labels: dict[str, str] = Field(default_factory=dict)
-    resolved_recipe: tuple[dict[str, Any], ...] = ()
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    report: Report | None = Field(None, description="not in lists")
+    version: str = Field("", description="changes with anything above")
 
     @property
     def done(self) -> bool:
@@ -86,20 +92,21 @@ class JobEvent(Answer):
 
     id: int
     type: str
-    attempt: int = 0
+    attempt: int
     data: dict[str, Any]
-    created_at: datetime | None = None
+    created_at: datetime
 
 
 class StepInfo(Answer):
-    """A technique of the catalogue: its options as a JSON Schema, the data it needs, and what may come before it."""
+    """A technique of the catalogue: its options as a JSON Schema, the data it needs, and what may stand around it."""
 
     name: str
-    description: str = ""
-    needs: str
-    after: tuple[str, ...] = ()
-    paper: str = ""
-    options: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    description: str
+    data: Data
+    may_follow: tuple[str, ...]
+    may_precede: tuple[str, ...]
+    paper: str
+    options: dict[str, Any]
 
 
 class Comparison(Answer):

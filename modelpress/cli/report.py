@@ -1,0 +1,97 @@
+"""The before/after table: the verdict first, then each figure with what it was measured on."""
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from modelpress.cli.output import size, table
+from modelpress.report import Latency, Quality, Report, Verdict
+
+COLOURS = {Verdict.PASSED: "green", Verdict.DEGRADED: "red", Verdict.NO_GAIN: "yellow"}
+ERRORS = frozenset({"mse", "mae"})
+"""Metrics of which less is better."""
+
+
+def render(report: Report) -> RenderableType:
+    parts: list[RenderableType] = [verdict(report), figures(report)]
+    if report.targets:
+        parts.append(targets(report))
+    parts += [Text(f"! {warning}", style="yellow") for warning in report.warnings]
+    parts.append(Text(where(report), style="dim"))
+    return Group(*parts)
+
+
+def verdict(report: Report) -> RenderableType:
+    met = {None: "", True: "  targets met", False: "  TARGETS NOT MET"}[report.targets_met]
+    text = Text(f"{report.verdict.value.upper()}{met}", style="bold")
+    for reason in report.reasons:
+        text.append(f"\n{reason}", style="not bold")
+    good = report.verdict is Verdict.PASSED and report.targets_met is not False
+    return Panel(text, border_style="green" if good else COLOURS[report.verdict] if not good else "", expand=False)
+
+
+def figures(report: Report) -> Table:
+    before, after = report.size
+    made = table("", "original", "result", "change")
+    for column in made.columns[1:]:
+        column.justify = "right"
+    made.add_row("file", size(before.bytes), size(after.bytes), f"{report.size_ratio:.2f}× smaller")
+    made.add_row(
+        "file, zstd -19",
+        size(before.zstd_bytes),
+        size(after.zstd_bytes),
+        f"{before.zstd_bytes / after.zstd_bytes:.2f}× smaller",
+    )
+    for latency in report.latency:
+        made.add_row(*latency_row(latency))
+    if report.quality:
+        made.add_row(*quality_row(report.quality))
+    for agreement in report.agreement:
+        same = f"{agreement.top1:.2%} same class" if agreement.top1 is not None else f"cosine {agreement.cosine:.4f}"
+        kind = report.agreement_data
+        made.add_row(f"agreement, {agreement.output}", "", same, f"n = {agreement.n} ({kind})")
+    made.add_row(
+        "weights that are zero",
+        sparsity(before.parameters, before.nonzeros),
+        sparsity(after.parameters, after.nonzeros),
+        "",
+    )
+    if report.peak_memory_bytes:
+        made.add_row("memory", *map(size, report.peak_memory_bytes), "")
+    return made
+
+
+def latency_row(latency: Latency) -> tuple[str, str, str, str]:
+    faster, spread = f"{latency.ratio:.2f}×", f"({latency.ratio_low:.2f} to {latency.ratio_high:.2f})"
+    word = "faster" if latency.ratio_low > 1 else "SLOWER" if latency.ratio_high < 1 else "as fast"
+    threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
+    return (
+        f"latency, batch {latency.batch}, {threads}",
+        f"{latency.original.median_ms:.3f} ms",
+        f"{latency.result.median_ms:.3f} ms",
+        f"{faster} {word} {spread}",
+    )
+
+
+def quality_row(quality: Quality) -> tuple[str, str, str, str]:
+    interval = f"{quality.change:+.4f} ({quality.low:+.4f} to {quality.high:+.4f})"
+    return (f"{quality.metric}, n = {quality.n}", f"{quality.original:.4f}", f"{quality.result:.4f}", interval)
+
+
+def targets(report: Report) -> Table:
+    made = table("target", "wanted", "measured", "")
+    for target in report.targets:
+        measured = "not measured" if target.measured is None else f"{target.measured:.4g}"
+        made.add_row(target.target, f"{target.wanted:.4g}", measured, "met" if target.met else "[bold red]NOT MET[/]")
+    return made
+
+
+def sparsity(parameters: int, nonzeros: int) -> str:
+    return f"{1 - nonzeros / parameters:.1%}" if parameters else ""
+
+
+def where(report: Report) -> str:
+    here = report.environment
+    isa = ", ".join(here.isa)
+    return f"measured on {here.cpu} ({isa}), {here.device}; onnxruntime {here.onnxruntime}, torch {here.torch}"

@@ -1,0 +1,182 @@
+"""`modelpress models`, `datasets`, `jobs`, `steps`, `download`: what is there, and what can be done with it."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from modelpress.cli.connect import ERROR, connected
+from modelpress.cli.output import err, moment, out, print_json, size, table
+from modelpress.cli.progress import display, follow
+from modelpress.cli.report import render
+from modelpress.client import Job, StepInfo
+from modelpress.jobs import JobStatus
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="how many, newest first")]
+JobId = Annotated[str, typer.Argument(help="id of a job (job_…)")]
+
+models = typer.Typer(no_args_is_help=True, help="Models: uploads and results.")
+datasets = typer.Typer(no_args_is_help=True, help="Datasets.")
+jobs = typer.Typer(no_args_is_help=True, help="Jobs: see, stop, repeat.")
+
+
+@models.command("list")
+def list_models(context: typer.Context, limit: Limit = 20, as_json: Json = False) -> None:
+    """What is there, newest first."""
+    with connected(context) as client:
+        found = list(islice(client.iterate_models(), limit))
+    if as_json:
+        return print_json(found)
+    shown = table("id", "name", "status", "format", "size", "parameters", "made")
+    for model in found:
+        parameters = f"{model.stats.parameters:,}" if model.stats else ""
+        made = moment(model.created_at)
+        shown.add_row(model.id, model.name, model.status, model.format, size(model.size_bytes), parameters, made)
+    return out.print(shown)
+
+
+@models.command("show")
+def show_model(context: typer.Context, model_id: str) -> None:
+    """All that is known of a model, as JSON."""
+    with connected(context) as client:
+        print_json(client.get_model(model_id))
+
+
+@models.command("upload")
+def upload_model(context: typer.Context, path: Path, name: str | None = None) -> None:
+    """Upload a model and wait until it has been read; prints its id."""
+    with connected(context) as client:
+        out.print(client.wait(client.upload_model(path, name)).id)
+
+
+@datasets.command("list")
+def list_datasets(context: typer.Context, limit: Limit = 20, as_json: Json = False) -> None:
+    """What is there, newest first."""
+    with connected(context) as client:
+        found = list(islice(client.iterate_datasets(), limit))
+    if as_json:
+        return print_json(found)
+    shown = table("id", "name", "status", "examples", "size", "made")
+    for dataset in found:
+        examples = f"{dataset.spec.examples:,}" if dataset.spec else ""
+        shown.add_row(
+            dataset.id, dataset.name, dataset.status, examples, size(dataset.size_bytes), moment(dataset.created_at)
+        )
+    return out.print(shown)
+
+
+@datasets.command("show")
+def show_dataset(context: typer.Context, dataset_id: str) -> None:
+    """All that is known of a dataset, as JSON."""
+    with connected(context) as client:
+        print_json(client.get_dataset(dataset_id))
+
+
+@datasets.command("upload")
+def upload_dataset(context: typer.Context, path: Path, name: str | None = None) -> None:
+    """Upload a dataset and wait until it has been read; prints its id."""
+    with connected(context) as client:
+        out.print(client.wait(client.upload_dataset(path, name)).id)
+
+
+@jobs.command("list")
+def list_jobs(context: typer.Context, limit: Limit = 20, as_json: Json = False) -> None:
+    """Jobs, newest first."""
+    with connected(context) as client:
+        found = list(islice(client.iterate_jobs(), limit))
+    if as_json:
+        return print_json(found)
+    shown = table("id", "status", "verdict", "recipe", "made")
+    for job in found:
+        verdict = job.result.verdict.value if job.result else ""
+        shown.add_row(job.id, job.status.value, verdict, steps_of(job), moment(job.created_at))
+    return out.print(shown)
+
+
+@jobs.command("show")
+def show_job(context: typer.Context, job_id: JobId) -> None:
+    """All that is known of a job, as JSON."""
+    with connected(context) as client:
+        print_json(client.get_job(job_id))
+
+
+@jobs.command("watch")
+def watch_job(context: typer.Context, job_id: JobId) -> None:
+    """Follow a job to its end; exit code 1 unless it succeeds."""
+    with connected(context) as client, display(err) as shown:
+        status = follow(client.events(job_id), shown)
+    out.print(status.value)
+    if status is not JobStatus.SUCCEEDED:
+        raise typer.Exit(ERROR)
+
+
+@jobs.command("cancel")
+def cancel_job(context: typer.Context, job_id: JobId) -> None:
+    """Stop a job; what it has done is dropped."""
+    with connected(context) as client:
+        out.print(client.cancel_job(job_id).status.value)
+
+
+@jobs.command("retry")
+def retry_job(context: typer.Context, job_id: JobId) -> None:
+    """Queue a failed or canceled job again."""
+    with connected(context) as client:
+        out.print(client.retry_job(job_id).status.value)
+
+
+@jobs.command("log")
+def show_log(context: typer.Context, job_id: JobId) -> None:
+    """What the runner printed."""
+    with connected(context) as client:
+        out.print(client.log(job_id), markup=False, end="", soft_wrap=True)
+
+
+@jobs.command("report")
+def show_report(context: typer.Context, job_id: JobId, as_json: Json = False) -> None:
+    """What was measured: the before/after table."""
+    with connected(context) as client:
+        report = client.report(job_id)
+    if as_json:
+        return print_json(report)
+    return out.print(render(report))
+
+
+def download(
+    context: typer.Context,
+    model_id: str,
+    output: Annotated[Path, typer.Option("--output", "-o", help="file, or folder")] = Path(),
+    file_format: Annotated[str | None, typer.Option("--format", help="the first one by default")] = None,
+) -> None:
+    """Fetch a model's file; a download that broke goes on where it was."""
+    with connected(context) as client:
+        out.print(str(client.download(model_id, output, file_format)), soft_wrap=True)
+
+
+def steps(context: typer.Context, name: Annotated[str | None, typer.Argument()] = None, as_json: Json = False) -> None:
+    """The techniques that a recipe can be made of; with a name, the options of one."""
+    with connected(context) as client:
+        found = client.steps() if name is None else (client.step(name),)
+    if as_json:
+        return print_json(found if name is None else found[0])
+    if name is not None:
+        return out.print(*describe(found[0]), sep="\n")
+    shown = table("step", "data it needs", "what it does")
+    for step in found:
+        shown.add_row(step.name, step.data.value, step.description)
+    return out.print(shown)
+
+
+def describe(step: StepInfo) -> tuple[Any, ...]:
+    options = table("option", "default", "what it is")
+    for name, schema in step.options.get("properties", {}).items():
+        if name != "step":
+            options.add_row(name, str(schema.get("default", "")), schema.get("description", ""))
+    after = ", ".join(step.may_follow) or "nothing"
+    head = f"[bold]{step.name}[/]  {step.description}\nneeds data: {step.data.value}; may come after: {after}"
+    return head, f"[dim]{step.paper}[/]", options
+
+
+def steps_of(job: Job) -> str:
+    return ", ".join(str(step.get("step", "")) for step in job.recipe)
