@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from modelpress.jobs import Strict
+from modelpress.jobs import Metric, Strict
 
 
 class Verdict(StrEnum):
@@ -43,7 +43,7 @@ class Latency(Strict):
 
 
 class Quality(Strict):
-    metric: str
+    metric: Metric
     n: int
     original: float
     result: float
@@ -111,7 +111,9 @@ class Report(Strict):
     size: tuple[Size, Size] = Field(description="(original, result)")
     size_ratio: float
     latency: tuple[Latency, ...]
-    peak_memory_bytes: tuple[int, int] | None = Field(None, description="(original, result) of one ONNX Runtime session")
+    peak_memory_bytes: tuple[int, int] | None = Field(
+        None, description="(original, result) of one ONNX Runtime session"
+    )
     quality: Quality | None = None
     agreement: tuple[Agreement, ...] = ()
     agreement_data: Literal["evaluate", "calibrate", "train", "synthetic"] = "synthetic"

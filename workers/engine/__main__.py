@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("--events-fd", type=int, default=sys.stdout.fileno(), help="where events go; stdout by default")
     arguments = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with open(arguments.events_fd, "w", buffering=1, closefd=False) as events:  # noqa: PTH123 (a descriptor, no path)
+    with open(arguments.events_fd, "w", buffering=1, closefd=False) as events:
 
         def emit(event: Event) -> None:
             events.write(event.model_dump_json() + "\n")

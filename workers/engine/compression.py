@@ -149,7 +149,7 @@ def _calibration(
     wanting = [step.step for step in spec.request.recipe if step.data_needed() == Data.CALIBRATE]
     if wanting:
         reporter.warn(
-            f"{', '.join(wanting)} had no calibration data and used made-up inputs; some hundreds of real ones do better"
+            f"{', '.join(wanting)} had no calibration data and used made-up inputs; a few hundred real ones do better"
         )
     return SyntheticBatches(conditions.signature, conditions.seed)
 

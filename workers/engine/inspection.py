@@ -67,8 +67,8 @@ def check_values(graph: Graph) -> None:
             if weight.is_floating_point() and not torch.isfinite(weight).all():
                 found = "NaN" if torch.isnan(weight).any() else "infinite values"
                 raise InvalidModelError(
-                    f"the weight {name!r} of the layer {layer.name!r} holds {found}: the training has probably diverged; "
-                    "upload an earlier checkpoint"
+                    f"the weight {name!r} of the layer {layer.name!r} holds {found}: the training has probably "
+                    "diverged; upload an earlier checkpoint"
                 )
     for name, tensor in tensors(graph):
         if tensor.is_floating_point() and torch.isnan(tensor).any():
@@ -94,7 +94,7 @@ def check_agreement(graph: Graph, inputs: tuple[Tensor, ...], expected: list[NDA
 
 def relative_error(own: NDArray, other: NDArray) -> float:
     """|own - other| / |other|; places where both are the same, NaN and infinity included, count as no difference."""
-    if other.dtype.kind not in "f":
+    if other.dtype.kind != "f":
         return float(np.mean(own != other)) if other.size else 0.0
     own, other = own.astype(np.float64), other.astype(np.float64)
     same = (own == other) | (np.isnan(own) & np.isnan(other))

@@ -47,7 +47,7 @@ def resolve_task(signature: Signature, task: Task, labelled: list[tuple[str, Dat
         kind = task.kind
     elif _looks_like_scores(output):
         kind = "classification"
-        note = f"the output {output.name!r} is taken for class scores, by its name and shape; set task.kind where it is not"
+        note = f"the output {output.name!r} is taken for class scores, by its name and shape; task.kind says otherwise"
     else:
         kind = "none"
     axis = _class_axis(output, labelled) if kind == "classification" else None

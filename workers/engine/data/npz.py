@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, scratch: Path) -> N
         length = int(np.prod([int(size) for size in shape], dtype=object)) * dtype.itemsize
         if stream.tell() + length != member.file_size:
             raise InvalidDataError(f"the array {member.filename!r} is damaged: its header says {length} bytes")
-        order = "F" if fortran else "C"
+        order: Literal["F", "C"] = "F" if fortran else "C"
         if length <= IN_MEMORY:
             return np.frombuffer(stream.read(), dtype).reshape(shape, order=order)
         with tempfile.TemporaryFile(dir=scratch) as file:

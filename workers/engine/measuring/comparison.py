@@ -33,6 +33,7 @@ def compare(
     original: Session,
     result: Session,
     batches: Batches,
+    *,
     meters: list[AgreementMeter],
     quality: tuple[int, QualityMeter] | None,
     deadline: float,

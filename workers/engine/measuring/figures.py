@@ -103,7 +103,7 @@ def _compare(
     if batches is data.get("evaluate") and batches.labelled and task.kind != "none":
         metrics = choose_metrics(task.kind, conditions.metric, task.classes)
         quality = task.output, QualityMeter(metrics, conditions.seed)
-    return compare(*sessions, batches, meters, quality, conditions.deadline)
+    return compare(*sessions, batches, meters=meters, quality=quality, deadline=conditions.deadline)
 
 
 def _latency(
@@ -115,7 +115,8 @@ def _latency(
     for threads in sorted({1, conditions.threads}):
         pair = sessions if threads == conditions.threads else _open(*files, threads, conditions.runtime)
         for batch in (1, LARGE_BATCH) if fixed is None else (fixed,):
-            found.append(measure_latency(*pair, _inputs(batches, batch), batch, threads, conditions.seed))
+            inputs = _inputs(batches, batch)
+            found.append(measure_latency(*pair, inputs, batch=batch, threads=threads, seed=conditions.seed))
     return tuple(latency for latency in found if latency is not None)
 
 

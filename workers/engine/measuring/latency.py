@@ -14,17 +14,20 @@ from modelpress.report import Latency, Timing
 from workers.engine.runtime import Session
 
 WARM_UP = 3
-PAIRS = 150
-"""As many pairs as are worth while, if they fit into the time."""
+MOST = 150
+ENOUGH = 40
+QUICKLY = 0.025
+"""Seconds in which a tiny model may have as many as `MOST` pairs; others have `ENOUGH`."""
 FEWEST = 7
 """From six pairs on, the extremes of the ratios are a 95 % interval of their median."""
 SECONDS = 1.5
+"""Of one measurement, unless the fewest pairs take longer."""
 LONGEST = 30.0
 """A measurement that needs longer for the fewest pairs is left out."""
 
 
 def measure_latency(
-    original: Session, result: Session, inputs: Sequence[NDArray], batch: int, threads: int, seed: int
+    original: Session, result: Session, inputs: Sequence[NDArray], *, batch: int, threads: int, seed: int
 ) -> Latency | None:
     """One batch size at the sessions' number of threads. None where it would take too long."""
     runs = [_bound(original, inputs), _bound(result, inputs)]
@@ -33,7 +36,8 @@ def measure_latency(
         return None
     for _ in range(WARM_UP):
         pair = min(pair, sum(_time(run) for run in runs))
-    pairs = min(PAIRS, max(FEWEST, int(SECONDS / max(pair, 1e-6))))
+    pairs = min(MOST, max(ENOUGH, int(QUICKLY / pair)))
+    pairs = max(FEWEST, min(pairs, int(SECONDS / pair)))
     times = np.array(list(_interleave(runs, pairs, random.Random(seed))))  # noqa: S311 (an order, no secret)
     ratios = np.sort(times[:, 0] / times[:, 1])
     low, high = median_interval(pairs)

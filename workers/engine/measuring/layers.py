@@ -35,7 +35,7 @@ def _row(before: Layer, after: Layer | None, note: str) -> LayerReport:
 
 
 def _bits(layer: Layer, weights: dict[str, Tensor], parameters: int) -> float:
-    """Mean over the layer's weights of what a stored value takes: the last constraint that stores differently counts."""
+    """Of a stored value, mean over the layer's weights: the last constraint that stores differently decides."""
     total = 0.0
     for name, weight in weights.items():
         stored = [c.bits for c in layer.constraints(name) if c.bits < 32]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -10,16 +11,16 @@ from numpy.typing import NDArray
 from modelpress.jobs import Metric as Name
 
 
-class Metric:
+class Metric(ABC):
     """`statistics` keeps what is needed of each example; `value` makes the figure of examples with weights."""
 
     name: ClassVar[Name]
     rises: ClassVar[bool] = True
     """Whether more is better."""
 
+    @abstractmethod
     def statistics(self, output: NDArray, labels: NDArray) -> NDArray:
         """(examples, k) for a batch."""
-        raise TypeError(self.name)
 
     def value(self, statistics: NDArray, weights: NDArray | None = None) -> float:
         return float(np.average(statistics[:, 0], weights=weights))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelpress.jobs import Targets
+from modelpress.jobs import Metric, Targets
 from modelpress.report import Agreement, Latency, Quality, TargetOutcome, Verdict
 from workers.engine.measuring.metrics import CLASSIFICATION, REGRESSION
 
@@ -60,10 +60,10 @@ def judge(evidence: Evidence, targets: Targets) -> Judgement:
     else:
         verdict = Verdict.PASSED
     gains = [] if no_gain else [_gain(evidence)]
-    return Judgement(verdict, tuple([*degraded, *no_gain, *missed, *_slower(evidence), *gains]), outcomes)
+    return Judgement(verdict, (*degraded, *no_gain, *missed, *_slower(evidence), *gains), outcomes)
 
 
-def loss(metric: str, original: float, result: float) -> float:
+def loss(metric: Metric, original: float, result: float) -> float:
     """How much worse the result is, positive for a loss, whichever way the metric goes."""
     return original - result if METRICS[metric].rises else result - original
 
@@ -71,9 +71,7 @@ def loss(metric: str, original: float, result: float) -> float:
 def _broken(evidence: Evidence) -> list[str]:
     if not evidence.broken:
         return []
-    return [
-        f"the result answers NaN, infinity or another shape for {evidence.broken} example(s) where the original does not"
-    ]
+    return [f"the result answers NaN, infinity or another shape for {evidence.broken} example(s)"]
 
 
 def _quality(evidence: Evidence, targets: Targets) -> list[str]:
@@ -154,7 +152,7 @@ def _targets(evidence: Evidence, targets: Targets) -> tuple[TargetOutcome, ...]:
     return tuple(found)
 
 
-def _drop(quality: Quality, metric: str | None) -> float | None:
+def _drop(quality: Quality, metric: Metric | None) -> float | None:
     """None where the metric that the target names was not measured."""
     if metric is None or metric == quality.metric:
         return loss(quality.metric, quality.original, quality.result)
