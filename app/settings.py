@@ -2,9 +2,13 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEFAULT_HOME = Path.home() / ".modelpress"
+Home = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
 class Settings(BaseSettings):
@@ -16,7 +20,7 @@ class Settings(BaseSettings):
     redis_url: str = Field(validation_alias="REDIS_URL", repr=False)
     storage_url: str = Field("postgres:", validation_alias="STORAGE_URL", description="postgres: or file:///folder")
 
-    home: Path = Field(Path.home() / ".modelpress", description="all state of an embedded start")
+    home: Home = Field(DEFAULT_HOME, description="all state of an embedded start")
     secret: str = Field(min_length=32, repr=False, description="HMAC key of the API keys")
     api_key: str | None = Field(None, min_length=16, repr=False, description="created as the first key at start")
     max_upload_bytes: int = Field(64 << 30, gt=0)
@@ -24,6 +28,18 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(60, gt=0, description="a worker that is silent for this long has lost its job")
     heartbeat_seconds: float = Field(15, gt=0)
     reconcile_seconds: float = Field(5, gt=0, description="pause between two rounds of the reconciler")
+
+
+class UpSettings(BaseSettings):
+    """What an embedded start decides by. All of the environment reaches the processes that it starts."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELPRESS_", env_ignore_empty=True, validate_by_name=True)
+
+    database_url: str | None = Field(None, validation_alias="DATABASE_URL", repr=False)
+    redis_url: str | None = Field(None, validation_alias="REDIS_URL", repr=False)
+    home: Home = DEFAULT_HOME
+    secret: str | None = Field(None, min_length=32, repr=False)
+    api_key: str | None = Field(None, min_length=16, repr=False)
 
 
 @lru_cache

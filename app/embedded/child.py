@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 GUARD = Path(__file__).with_name("guard.py")
+LARGEST_LOG = 16 << 20
 
 
 class StartError(Exception):
@@ -44,6 +45,8 @@ class Child:
         self.name = Path(argv[0]).name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
+        if log.exists() and log.stat().st_size > LARGEST_LOG:
+            log.replace(log.with_suffix(".old.log"))
         guard = (sys.executable, "-I", "-S", GUARD, str(os.getpid()), str(int(death_signal)))
         with log.open("ab") as output:
             self._log_start = output.tell()

@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import secrets
 import shutil
 import socket
 from pathlib import Path
@@ -29,18 +28,6 @@ def private_folder(path: Path, user: User | None = None) -> Path:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     hand_over(path, user)
     return path
-
-
-def kept_secret(path: Path) -> str:
-    """The secret in this file, made once. Only our own user can read it."""
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        fresh = path.with_suffix(".new")
-        fresh.touch(mode=0o600)
-        fresh.write_text(secrets.token_urlsafe(32))
-        fresh.replace(path)
-        return path.read_text()
 
 
 def free_port() -> int:

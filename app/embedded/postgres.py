@@ -4,18 +4,21 @@ It listens on a loopback port and asks for a password, rather than trusting a Un
 network, but it could open a socket file of its own user.
 """
 
+import shutil
 import signal
 import subprocess
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Self
 
 import psycopg
 from psycopg import sql
 
 from app.embedded.child import Child, StartError
-from app.embedded.place import HOST, free_port, hand_over, kept_secret, private_folder, unprivileged
+from app.embedded.home import kept
+from app.embedded.place import HOST, free_port, hand_over, private_folder, unprivileged
 
 VERSION = "18"
 NAME = "modelpress"  # of the role and of the database
@@ -39,8 +42,11 @@ class Postgres:
     `durable=False` is for tests: a crash of the machine may lose the data, and everything is faster.
     """
 
-    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+    name = "postgres"
+
+    def __init__(self, folder: Path, *, logs: Path | None = None, durable: bool = True) -> None:
         self.folder = folder
+        self.logs = logs or folder
         self.data = folder / "data"
         self.durable = durable
         self.user = unprivileged()
@@ -54,13 +60,14 @@ class Postgres:
 
     def __enter__(self) -> Self:
         private_folder(self.folder)
-        self.password = kept_secret(self.folder / "password")
+        self.password = kept(self.folder / "password", lambda: token_urlsafe(32))
         if not self.data.exists():
             self._initialise()
         deadline = time.monotonic() + START_SECONDS
         while True:
+            self.port = free_port()
             try:
-                self._start()
+                self.start()
                 break
             except StartError:
                 # a server that was left behind by a killed owner may still be closing this folder
@@ -82,7 +89,9 @@ class Postgres:
         return self.child.running
 
     def _initialise(self) -> None:
-        fresh = private_folder(self.folder / "data.new", self.user)
+        fresh = self.folder / "data.new"
+        shutil.rmtree(fresh, ignore_errors=True)  # of a start that was interrupted
+        private_folder(fresh, self.user)
         password = self.folder / "password.initdb"
         password.touch(mode=0o600)
         password.write_text(self.password)
@@ -92,7 +101,7 @@ class Postgres:
             options.append("--no-sync")
         initdb = Child(
             [binaries() / "initdb", f"--pgdata={fresh}", f"--pwfile={password}", *options],
-            self.folder / "initdb.log",
+            self.logs / "initdb.log",
             user=self.user,
         )
         try:
@@ -106,8 +115,8 @@ class Postgres:
             raise StartError(f"initdb failed ({initdb.log}):\n{initdb.output()}")
         fresh.rename(self.data)
 
-    def _start(self) -> None:
-        self.port = free_port()
+    def start(self) -> None:
+        """Starts it, also after a crash, on the port that it was given. Raises StartError."""
         settings = {
             "listen_addresses": HOST,
             "port": self.port,
@@ -121,13 +130,13 @@ class Postgres:
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         self.child = Child(
             [binaries() / "postgres", "-D", self.data, *options],
-            self.folder / "postgres.log",
+            self.logs / "postgres.log",
             user=self.user,
             death_signal=signal.SIGINT,
         )
         try:
             self.child.wait_ready(self._answers, START_SECONDS)
-        except StartError:
+        except BaseException:
             self.child.stop(STOP_SECONDS, signal.SIGINT)
             raise
 

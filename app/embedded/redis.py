@@ -4,12 +4,14 @@ import signal
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Self
 
 import redis
 
 from app.embedded.child import Child, StartError
-from app.embedded.place import HOST, find_program, free_port, kept_secret, private_folder, unprivileged
+from app.embedded.home import kept
+from app.embedded.place import HOST, find_program, free_port, private_folder, unprivileged
 
 START_SECONDS = 20
 STOP_SECONDS = 5
@@ -30,8 +32,11 @@ def program() -> str:
 class Redis:
     """`with Redis(folder) as server: server.url`."""
 
-    def __init__(self, folder: Path) -> None:
+    name = "redis"
+
+    def __init__(self, folder: Path, *, logs: Path | None = None) -> None:
         self.folder = folder
+        self.logs = logs or folder
         self.user = unprivileged()
 
     @property
@@ -44,11 +49,12 @@ class Redis:
 
     def __enter__(self) -> Self:
         private_folder(self.folder)
-        self.password = kept_secret(self.folder / "password")
+        self.password = kept(self.folder / "password", lambda: token_urlsafe(32))
         deadline = time.monotonic() + START_SECONDS
         while True:
+            self.port = free_port()
             try:
-                self._start()
+                self.start()
             except StartError:  # someone else may have taken the port
                 if time.monotonic() > deadline:
                     raise
@@ -58,8 +64,8 @@ class Redis:
     def __exit__(self, *exc: object) -> None:
         self.child.stop(STOP_SECONDS)
 
-    def _start(self) -> None:
-        self.port = free_port()
+    def start(self) -> None:
+        """Starts it, also after a crash, on the port that it was given. Raises StartError."""
         settings = {
             "bind": HOST,
             "port": self.port,
@@ -72,14 +78,14 @@ class Redis:
         config = "".join(f"{key} {value}\n" for key, value in settings.items())
         self.child = Child(
             [program(), "-"],  # settings on stdin: the password shall not stand in the process list
-            self.folder / "redis.log",
+            self.logs / "redis.log",
             user=self.user,
             stdin=config.encode(),
             death_signal=signal.SIGTERM,
         )
         try:
             self.child.wait_ready(self._answers, START_SECONDS)
-        except StartError:
+        except BaseException:
             self.child.stop(STOP_SECONDS)
             raise
 

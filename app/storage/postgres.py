@@ -41,17 +41,10 @@ class PostgresStore:
                 yield piece
 
     def _batch(self, blob_id: UUID, first: int, last: int) -> list[tuple[int, bytes]]:
+        query = "SELECT number, data FROM blob_chunks WHERE blob_id = %s AND number BETWEEN %s AND %s ORDER BY number"
         with self._engine.connect() as connection:
             # SQLAlchemy would fetch bytes as hexadecimal text, at twice the size
-            rows = (
-                driver(connection)
-                .execute(
-                    "SELECT number, data FROM blob_chunks WHERE blob_id = %s AND number BETWEEN %s AND %s ORDER BY number",
-                    [blob_id, first, last],
-                    binary=True,
-                )
-                .fetchall()
-            )
+            rows = driver(connection).execute(query, [blob_id, first, last], binary=True).fetchall()
         if len(rows) != last - first + 1:
             raise KeyError(blob_id)  # removed while it was being read
         return rows
