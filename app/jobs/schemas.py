@@ -1,0 +1,115 @@
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.web.fields import DatasetId, JobId, ModelId
+from modelpress.jobs import JobData, JobStatus, Labels, Progress, Recipe, Task
+from modelpress.report import Environment, Report, Verdict
+from modelpress.steps import AnyStep, Data
+
+Queue = Literal["cpu", "gpu"]
+Use = Literal["train", "calibrate", "evaluate"]
+
+
+class JobRequest(Recipe):
+    """A recipe, the model it is applied to, and the data that is there for it."""
+
+    model: ModelId
+    teacher: ModelId | None = Field(None, description="what distillation learns from; the model itself by default")
+    data: JobData[DatasetId] = JobData[DatasetId]()
+    queue: Queue = "cpu"
+    labels: Labels = Field(default_factory=dict, description="your own marks, to find the job by")
+
+    def stored_recipe(self) -> dict[str, Any]:
+        """`modelpress.jobs.Recipe` with every default filled in."""
+        return self.model_dump(mode="json", include=set(Recipe.model_fields))
+
+    def digest(self) -> bytes:
+        return sha256(self.model_dump_json().encode()).digest()
+
+
+class StepPlan(BaseModel):
+    step: AnyStep
+    needs: Data
+    uses: Use | None = Field(None, description="the data that this step will be given")
+    dataset: DatasetId | None = None
+
+
+class Prediction(BaseModel):
+    """A rough guess from the number of parameters; only the report's figures are measured."""
+
+    size_bytes: int
+    size_ratio: float
+    basis: str
+
+
+class Plan(BaseModel):
+    """What a job would do, with every default filled in."""
+
+    resolved_recipe: list[AnyStep]
+    steps: list[StepPlan]
+    task: Task = Field(description="as given, with what was inferred from the data")
+    prediction: Prediction
+
+
+class JobResult(BaseModel):
+    model_id: ModelId
+    verdict: Verdict
+    targets_met: bool | None = Field(None, description="null: no targets were set")
+
+
+class JobError(BaseModel):
+    """Why a job failed, as a problem."""
+
+    type: str
+    title: str = "Job failed"
+    code: str
+    detail: str
+    retryable: bool = Field(description="whether another attempt may end otherwise")
+
+
+class JobSummary(BaseModel):
+    id: JobId
+    status: JobStatus
+    model: ModelId
+    teacher: ModelId | None = None
+    data: JobData[DatasetId]
+    queue: str
+    progress: Progress | None = None
+    attempt: int
+    resolved_recipe: list[AnyStep]
+    request: Recipe = Field(description="all that was asked for, with every default filled in")
+    result: JobResult | None = None
+    error: JobError | None = None
+    warnings: list[str]
+    environment: Environment | None = None
+    created_at: datetime
+    started_at: datetime | None = Field(None, description="of the current or last attempt")
+    finished_at: datetime | None = None
+    labels: dict[str, str]
+
+
+class Job(JobSummary):
+    report: Report | None = None
+    version: str = Field("", description="changes with anything above; the answer's ETag")
+
+    def versioned(self) -> "Job":
+        content = self.model_dump_json(exclude={"version"})
+        return self.model_copy(update={"version": sha256(content.encode()).hexdigest()[:16]})
+
+
+class JobEvent(BaseModel):
+    """What happened to a job. `status` events name the new `status`; the last one is final."""
+
+    id: int
+    attempt: int
+    type: Literal["status", "progress", "metric", "warning"]
+    data: dict[str, Any]
+    created_at: datetime
+
+
+class EventPage(BaseModel):
+    items: list[JobEvent]
+    next_after: int = Field(description="send it as `after` for what comes next, also when there is nothing yet")

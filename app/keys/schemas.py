@@ -1,0 +1,24 @@
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.web.fields import KeyId, Name
+
+
+class KeyRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+
+
+class Key(BaseModel):
+    id: KeyId
+    name: str
+    prefix: str = Field(description="the first characters, to tell keys apart")
+    created_at: datetime
+    last_used_at: datetime | None = Field(None, description="to the minute")
+    revoked_at: datetime | None = None
+
+
+class NewKey(Key):
+    key: str = Field(description="shown this once; only its HMAC is stored")
