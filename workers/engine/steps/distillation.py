@@ -1,0 +1,113 @@
+"""Train the graph to answer as the teacher does."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from modelpress.steps.distillation import Distillation
+from workers.engine.context import Context
+from workers.engine.errors import StepError
+from workers.engine.features import FeatureMatching
+from workers.engine.graph import Graph
+from workers.engine.labels import Target
+from workers.engine.losses import (
+    Scores,
+    class_axis,
+    decided,
+    logits,
+    scores_of,
+    softened_bce,
+    softened_kl,
+)
+from workers.engine.steps import applies
+from workers.engine.teaching import Teacher
+from workers.engine.training import Batch, Outcome, labels_of, on_device, probe_of, train, training_data
+
+
+@applies(Distillation)
+def distillation(step: Distillation, graph: Graph, context: Context) -> Graph:
+    outcome = distil(step, graph, context)
+    context.notes.append(outcome.told())
+    context.figures.update(outcome.measured())
+    return graph
+
+
+def distil(step: Distillation, graph: Graph, context: Context) -> Outcome:
+    """Train the graph in place. Raises StepError where there is nothing to train on, or no output to train by."""
+    data = training_data(context)
+    if step.label_weight and not data.labelled:
+        raise StepError("label_weight needs labels and the training data has none: leave it out, or name the labels")
+    with ExitStack() as stack:
+        stack.enter_context(on_device(graph, context.device))
+        teacher = stack.enter_context(Teacher(context.teacher, data, context.device, cached=not step.features))
+        probe = probe_of(data, context)
+        features = None
+        if step.features:
+            if teacher.graph is None:
+                raise StepError("features: the teacher's inner results are out of reach; leave features out")
+            few = tuple(x[:2] if x.ndim else x for x in probe.inputs)
+            features = stack.enter_context(FeatureMatching(graph, teacher.graph, few))
+            context.notes.append(f"the inner results of {features.layers} layers were matched too")
+        return train(graph, Imitation(step, context, teacher, features, probe), step, context)
+
+
+class Imitation:
+    """The objective: KL for the classes that are judged, squared error for every other output that has a gradient."""
+
+    def __init__(
+        self,
+        step: Distillation,
+        context: Context,
+        teacher: Teacher,
+        features: FeatureMatching | None,
+        probe: Batch,
+    ) -> None:
+        self.step, self.teacher, self.features = step, teacher, features
+        self.judged = context.output
+        self.classification = context.task == "classification"
+        answers = teacher.ask(probe.inputs)
+        self.spread = {i: float(a.var()) for i, a in enumerate(answers) if a.is_floating_point() and a.numel() > 1}
+        if not self.spread:
+            raise StepError("distillation needs an output of real numbers, and all of this model's are integers")
+        self.scores = Scores.LOGITS
+        self.axis = -1
+        if self.judged not in self.spread:
+            self.classification = False
+        elif self.classification:
+            self.axis = class_axis(answers[self.judged])
+            self.scores = scores_of(answers[self.judged], self.axis)
+        self.target = None
+        if step.label_weight:
+            self.target = Target(answers[self.judged], labels_of(probe), self.classification)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return self.features.parameters() if self.features else []
+
+    def loss(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        answers = self.teacher.answers(batch)
+        parts = [self._distance(i, outputs[i], answers[i].float()) for i in self.spread]
+        loss = torch.stack(parts).sum()
+        if self.features:
+            loss = loss + self.features.loss()
+        if self.target:
+            by_labels = self.target.loss(outputs[self.judged], labels_of(batch))
+            loss = torch.lerp(loss, by_labels, self.step.label_weight)
+        return loss
+
+    def _distance(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:
+        if index != self.judged or not self.classification:
+            return (student - teacher).square().mean() / max(self.spread[index], 1e-12)
+        student, teacher = logits(student, self.scores), logits(teacher, self.scores)
+        if self.scores is Scores.SIGMOIDS:
+            return softened_bce(student, teacher, self.step.temperature)
+        return softened_kl(student, teacher, self.step.temperature, self.axis)
+
+    def figures(self, outputs: tuple[Tensor, ...], batch: Batch) -> dict[str, float]:
+        if not self.classification:
+            return {}
+        mine, theirs = outputs[self.judged], self.teacher.answers(batch)[self.judged]
+        same = decided(mine, self.axis, self.scores) == decided(theirs, self.axis, self.scores)
+        return {"agreement": float(same.float().mean())}

@@ -1,0 +1,49 @@
+"""Train the graph on labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from modelpress.steps.fine_tuning import FineTuning
+from workers.engine.context import Context
+from workers.engine.errors import StepError
+from workers.engine.graph import Graph
+from workers.engine.labels import Target
+from workers.engine.steps import applies
+from workers.engine.training import Batch, labels_of, on_device, probe_of, train, training_data
+
+
+@applies(FineTuning)
+def fine_tuning(step: FineTuning, graph: Graph, context: Context) -> Graph:
+    """Raises StepError without labels, InvalidDataError where they do not fit the model's answers."""
+    data = training_data(context)
+    if not data.labelled:
+        raise StepError("fine_tuning needs labels and the data has none: name them in task.label, or use distillation")
+    with on_device(graph, context.device):
+        outcome = train(graph, Labels(graph, context), step, context)
+    context.notes.append(outcome.told())
+    context.figures.update(outcome.measured())
+    return graph
+
+
+class Labels:
+    """The objective: the loss of the labels on the output that is judged."""
+
+    def __init__(self, graph: Graph, context: Context) -> None:
+        self.judged = context.output
+        probe = probe_of(training_data(context), context)
+        with torch.no_grad():
+            answers = graph(*probe.inputs)[self.judged]
+        if not answers.is_floating_point():
+            raise StepError("fine_tuning needs an output of real numbers: name the class scores in task.output")
+        self.target = Target(answers, labels_of(probe), context.task == "classification")
+
+    def parameters(self) -> list[nn.Parameter]:
+        return []
+
+    def loss(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        return self.target.loss(outputs[self.judged], labels_of(batch))
+
+    def figures(self, outputs: tuple[Tensor, ...], batch: Batch) -> dict[str, float]:
+        return self.target.figures(outputs[self.judged], labels_of(batch))

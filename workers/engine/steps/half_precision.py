@@ -1,0 +1,72 @@
+"""Store weights in 16 bits, behind a cast that runtimes fold when they load the file."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modelpress.steps.half_precision import HalfPrecision
+from workers.engine.constraints import Constraint
+from workers.engine.context import Context
+from workers.engine.encodings import Encoding, HalfFloat
+from workers.engine.errors import StepError
+from workers.engine.graph import Graph
+from workers.engine.steps import applies
+
+BOUNDS = {torch.float16: 1e-3, torch.bfloat16: 4e-3}
+"""Relative error of a layer's weights above which it stays float: some times what rounding costs an ordinary layer."""
+
+
+class Half(Constraint):
+    """Rounds to a 16-bit float and back; gradients pass straight through."""
+
+    bits = 16.0
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, weight: Tensor) -> Tensor:
+        rounded = weight.detach().to(self.dtype).to(weight.dtype)
+        return rounded + (weight - weight.detach())
+
+    def encode(self, weight: Tensor) -> Encoding:
+        return HalfFloat(weight.to(self.dtype))
+
+
+@applies(HalfPrecision)
+def half_precision(step: HalfPrecision, graph: Graph, context: Context) -> Graph:
+    dtype = getattr(torch, step.dtype)
+    layers = list(graph.layers(step.layers))
+    if not layers:
+        names = ", ".join(layer.name for layer in graph.layers()) or "none with weights"
+        raise StepError(f"no layer is selected by {', '.join(step.layers.include)}; the model's layers are: {names}")
+    stored = 0
+    for layer in layers:
+        for name, weight in layer.weights.items():
+            reason = why_not(weight.detach(), dtype)
+            if reason:
+                context.untouched[layer.name] = reason
+            else:
+                layer.constrain(name, Half(dtype))
+                stored += weight.numel()
+    context.notes.append(f"{stored} weights are stored as {step.dtype} and used as float32")
+    return graph
+
+
+def why_not(weight: Tensor, dtype: torch.dtype) -> str | None:
+    """Why a weight cannot be stored in this dtype, or None where it can."""
+    if weight.ndim < 2:
+        return "its weights are a vector: too small to be worth it"
+    largest = float(weight.abs().max())
+    if not largest <= torch.finfo(dtype).max:
+        return f"its largest weight, {largest:.3g}, does not fit; bfloat16 would hold it"
+    error = relative_error(weight, dtype)
+    if error > BOUNDS[dtype]:
+        return f"it would lose too much: relative error {error:.2g}, and {BOUNDS[dtype]:g} is the bound"
+    return None
+
+
+def relative_error(weight: Tensor, dtype: torch.dtype) -> float:
+    norm = weight.norm()
+    return float((weight - weight.to(dtype).to(weight.dtype)).norm() / norm) if norm else 0.0

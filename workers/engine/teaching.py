@@ -1,0 +1,68 @@
+"""Asking the teacher: on the training device, once an example where its answers are small enough to keep."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from workers.engine.context import Batches, Graphlike
+from workers.engine.graph import Graph
+from workers.engine.training import Batch
+
+CACHED_BYTES = 256 << 20
+"""The answers are kept between epochs where all of them fit into this."""
+
+
+class Teacher:
+    """A context manager. A teacher that is a graph is moved to the device and back; any other is asked on the CPU."""
+
+    def __init__(self, source: Graphlike, data: Batches, device: torch.device, cached: bool = True) -> None:
+        self.graph = source if isinstance(source, Graph) else None
+        self._source, self._device = source, device
+        self._home = torch.device("cpu")
+        self._known = torch.zeros(data.examples, dtype=torch.bool)
+        self._cache: list[Tensor] | None = None
+        self._cached = cached
+
+    def __enter__(self) -> Self:
+        if self.graph:
+            self._home = next((p.device for p in self.graph.module.parameters()), self._home)
+            self.graph.module.to(self._device)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.graph:
+            self.graph.module.to(self._home)
+
+    @torch.no_grad()
+    def ask(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.graph:
+            return self.graph(*inputs)
+        return tuple(answer.to(self._device) for answer in self._source(*(x.cpu() for x in inputs)))
+
+    def answers(self, batch: Batch) -> tuple[Tensor, ...]:
+        """For these examples; from the cache where it knows all of them."""
+        if self._cache and bool(self._known[batch.indices].all()):
+            return tuple(kept[batch.indices].to(self._device) for kept in self._cache)
+        answers = self.ask(batch.inputs)
+        if self._cached:
+            self._remember(batch.indices, answers)
+        return answers
+
+    def _remember(self, indices: Tensor, answers: tuple[Tensor, ...]) -> None:
+        examples = len(self._known)
+        if self._cache is None:
+            rows = all(answer.shape[:1] == indices.shape for answer in answers)
+            if not rows or sum(a.nbytes for a in answers) * examples > CACHED_BYTES * len(indices):
+                self._cached = False
+                return
+            self._cache = [answer.new_empty((examples, *answer.shape[1:]), device="cpu") for answer in answers]
+        if all(answer.shape[1:] == kept.shape[1:] for answer, kept in zip(answers, self._cache, strict=True)):
+            for answer, kept in zip(answers, self._cache, strict=True):
+                kept[indices] = answer.cpu()
+            self._known[indices] = True

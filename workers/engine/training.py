@@ -1,0 +1,284 @@
+"""The one training loop: distillation, fine-tuning and all that learns goes through it.
+
+AdamW under a one-cycle schedule. A share of the data is held out and the weights that did best on it are kept, those
+from before the training included, so that training never makes a model worse on what it can see.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from modelpress.steps.training import TrainingStep
+from workers.engine.context import Batches, Context
+from workers.engine.errors import StepError
+from workers.engine.graph import Graph
+
+EVALUATION_BATCH = 256
+PROBED = 256
+GRADIENT_NORM = 1.0
+WARM_UP = 0.15
+"""Share of the schedule in which the learning rate rises."""
+REPORT_EVERY = 0.5
+"""Seconds between two progress messages."""
+STATISTICS_EXAMPLES = 2000
+"""With fewer examples than this, batch norms keep the statistics they came with."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples on the training device. `indices` (on the CPU) say which of the dataset they are."""
+
+    inputs: tuple[Tensor, ...]
+    labels: Tensor | None
+    indices: Tensor
+
+
+class Objective(Protocol):
+    """What is minimised, and what is shown of it."""
+
+    def loss(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        """A scalar, mean over the examples."""
+
+    def figures(self, outputs: tuple[Tensor, ...], batch: Batch) -> dict[str, float]:
+        """Means over the examples, such as accuracy; for held-out data."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained beside the model and thrown away afterwards."""
+
+
+@dataclass
+class Outcome:
+    """`loss` and `figures` are those of the weights that were kept, on the held-out share (empty without one)."""
+
+    steps: int = 0
+    epochs: float = 0.0
+    started_at: float = math.inf
+    loss: float = math.inf
+    figures: dict[str, float] = field(default_factory=dict)
+    kept_start: bool = False
+    out_of_time: bool = False
+
+    def told(self) -> str:
+        """What the training did, in a sentence for the report."""
+        text = f"{self.steps} updates in {self.epochs:.3g} epochs"
+        if self.out_of_time:
+            text += ", stopped by the time limit"
+        if math.isinf(self.loss):
+            return text
+        if self.kept_start:
+            return f"{text}; the held-out loss never fell below {self.loss:.4g}, so the weights were left as they were"
+        return f"{text}; held-out loss {self.started_at:.4g} to {self.loss:.4g}"
+
+    def measured(self) -> dict[str, float]:
+        """The same in figures."""
+        held_out = {} if math.isinf(self.loss) else {"validation_loss": self.loss}
+        return {"updates": float(self.steps)} | held_out | {f"validation_{k}": v for k, v in self.figures.items()}
+
+
+def train(graph: Graph, objective: Objective, options: TrainingStep, context: Context) -> Outcome:
+    """Train the graph in place; it comes back in eval mode and on the device it was on.
+
+    Raises StepError without training data, and where the loss stops being a number.
+    """
+    return _Training(graph, objective, options, context, training_data(context)).run()
+
+
+def training_data(context: Context) -> Batches:
+    if context.train is None or context.train.examples < 2:
+        raise StepError("training needs data: send a dataset of at least two examples as data.train")
+    return context.train
+
+
+def labels_of(batch: Batch) -> Tensor:
+    if batch.labels is None:
+        raise StepError("labels are needed and the training data has none: name them in task.label")
+    return batch.labels
+
+
+def probe_of(data: Batches, context: Context) -> Batch:
+    """Some examples by which the kind and the spread of a model's answers are judged."""
+    order = torch.randperm(data.examples, generator=torch.Generator().manual_seed(context.seed))
+    return batch_of(data, order[:PROBED], context.device)
+
+
+def batch_of(data: Batches, indices: Tensor, device: torch.device) -> Batch:
+    inputs, labels = data.take(indices)
+    return Batch(tuple(x.to(device) for x in inputs), None if labels is None else labels.to(device), indices)
+
+
+@contextmanager
+def on_device(graph: Graph, device: torch.device) -> Iterator[None]:
+    """The graph on this device, and back where it was."""
+    home = next((parameter.device for parameter in graph.module.parameters()), device)
+    graph.module.to(device)
+    try:
+        yield
+    finally:
+        graph.module.to(home)
+
+
+class _Training:
+    def __init__(
+        self, graph: Graph, objective: Objective, options: TrainingStep, context: Context, data: Batches
+    ) -> None:
+        self.graph, self.objective, self.options, self.context, self.data = graph, objective, options, context, data
+        self.order = torch.Generator().manual_seed(context.seed)
+        shuffled = torch.randperm(data.examples, generator=self.order)
+        held = min(int(data.examples * options.validation), data.examples - 2)
+        self.held_out, self.examples = shuffled[:held], shuffled[held:]
+        self.began = self.reported = time.monotonic()
+        self.limit = min(context.deadline, self.began + (options.seconds or math.inf)) - self.began
+        self.batches = max(1, len(self.examples) // options.batch_size)
+        self.total = self.batches * options.epochs
+        self.outcome = Outcome()
+        self.best: dict[str, Tensor] | None = None
+
+    def run(self) -> Outcome:
+        module = self.graph.module
+        trained = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
+        if not trained:
+            raise StepError("the model has no weights that can be trained")
+        before = [parameter.requires_grad for parameter in trained]
+        try:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            with on_device(self.graph, self.context.device):
+                self._train([*trained, *self.objective.parameters()])
+        finally:
+            module.eval()
+            for parameter, required in zip(trained, before, strict=True):
+                parameter.requires_grad_(required)
+                parameter.grad = None
+        return self.outcome
+
+    def _train(self, parameters: list[nn.Parameter]) -> None:
+        optimizer = torch.optim.AdamW(
+            parameters, lr=self.options.learning_rate, weight_decay=self.options.weight_decay, foreach=True
+        )
+        validating = self._validate(0)
+        for epoch in range(self.options.epochs):
+            self._train_mode()
+            for indices in self._shuffled():
+                rate = self.options.learning_rate * one_cycle(self._fraction())
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                loss = self._update(indices, optimizer, parameters)
+                self.outcome.steps += 1
+                self._report(epoch, loss, rate)
+                self.outcome.out_of_time = self._elapsed() + validating >= self.limit
+                if self.outcome.out_of_time:
+                    break
+            self.outcome.epochs = self.outcome.steps / self.batches
+            self._validate(epoch + 1)
+            if self.outcome.out_of_time:
+                break
+        if self.best is not None:
+            self.graph.module.load_state_dict(self.best)
+
+    def _update(self, indices: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> float:
+        batch = self._batch(indices)
+        optimizer.zero_grad(set_to_none=True)
+        with parametrize.cached():
+            with self._precision():
+                outputs = self.graph(*batch.inputs)
+            loss = self.objective.loss(_float(outputs), batch)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise StepError(
+                f"the training loss became {value} after {self.outcome.steps} updates: "
+                f"choose a learning_rate below {self.options.learning_rate:g}"
+            )
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
+        optimizer.step()
+        return value
+
+    @torch.no_grad()
+    def _validate(self, epoch: int) -> float:
+        """Judge the present weights on the held-out share, keep them where they are the best; returns seconds."""
+        began = time.monotonic()
+        if not len(self.held_out):
+            return 0.0
+        self.graph.module.eval()
+        loss, figures = 0.0, dict[str, float]()
+        with parametrize.cached():
+            for indices in self.held_out.split(EVALUATION_BATCH):
+                batch, share = self._batch(indices), len(indices) / len(self.held_out)
+                with self._precision():
+                    outputs = self.graph(*batch.inputs)
+                loss += share * float(self.objective.loss(_float(outputs), batch))
+                for name, value in self.objective.figures(_float(outputs), batch).items():
+                    figures[name] = figures.get(name, 0.0) + share * value
+        shown = {"validation_loss": loss} | {f"validation_{name}": value for name, value in figures.items()}
+        self.context.metric({"epoch": float(epoch)} | shown)
+        if epoch == 0:
+            self.outcome.started_at = loss
+        if loss < self.outcome.loss or self.best is None:
+            self.outcome.loss, self.outcome.figures, self.outcome.kept_start = loss, figures, epoch == 0
+            self.best = {name: value.clone() for name, value in self.graph.module.state_dict().items()}
+        return time.monotonic() - began
+
+    def _train_mode(self) -> None:
+        """Dropout stays off: what is trained answers for a model that is in use, and the teacher does not drop either.
+
+        Everything else is in train mode, which recurrent layers on CUDA need for their gradients.
+        """
+        self.graph.module.train()
+        still = len(self.examples) < STATISTICS_EXAMPLES
+        for module in self.graph.module.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd) or (  # noqa: SLF001 (the base has no public name)
+                still and isinstance(module, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001
+            ):
+                module.eval()
+
+    def _shuffled(self) -> Iterator[Tensor]:
+        """The training examples in a new order, in even batches: no rest of one that a batch norm could not take."""
+        order = self.examples[torch.randperm(len(self.examples), generator=self.order)]
+        yield from torch.tensor_split(order, self.batches)
+
+    def _batch(self, indices: Tensor) -> Batch:
+        return batch_of(self.data, indices, self.context.device)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.context.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.autocast("cuda", torch.bfloat16)
+        return nullcontext()
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def _fraction(self) -> float:
+        """How far the schedule is: by updates, or by the clock where time would run out first."""
+        done = self.outcome.steps / self.total
+        elapsed = self._elapsed() / self.limit
+        if self.outcome.steps >= 10 and elapsed > done:
+            return min(elapsed, 1.0)
+        return done
+
+    def _report(self, epoch: int, loss: float, rate: float) -> None:
+        now = time.monotonic()
+        if now - self.reported < REPORT_EVERY:
+            return
+        self.reported = now
+        self.context.progress(self._fraction(), f"epoch {epoch + 1} of {self.options.epochs}, loss {loss:.4g}")
+        self.context.metric({"epoch": self.outcome.steps / self.batches, "loss": loss, "learning_rate": rate})
+
+
+def one_cycle(fraction: float) -> float:
+    """The share of the peak learning rate at this point (0 to 1) of the schedule: cosine up, cosine down."""
+    if fraction < WARM_UP:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * fraction / WARM_UP)) / 2
+    return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (fraction - WARM_UP) / (1 - WARM_UP))) / 2
+
+
+def _float(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(output.float() if output.is_floating_point() else output for output in outputs)
