@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 class Encoding(Protocol):
-    bits: float
+    @property
+    def bits(self) -> float: ...
+
+    def transposed(self) -> Encoding:
+        """The same for the transposed matrix: some ops store their weight as (in, out)."""
 
     def write(self, onnx: OnnxBuilder, name: str) -> str:
         """Add initializers (and the nodes that unfold them) and return the name of the float value."""
@@ -32,6 +36,9 @@ class Integers:
     axis: int | None
     bits: float = 8.0
 
+    def transposed(self) -> Integers:
+        return replace(self, values=self.values.t(), axis=None if self.axis is None else 1 - self.axis)
+
     def write(self, onnx: OnnxBuilder, name: str) -> str:
         quantized = onnx.initializer(f"{name}_quantized", self.values)
         scale = onnx.initializer(f"{name}_scale", self.scale)
@@ -46,6 +53,9 @@ class HalfFloat:
 
     values: Tensor
     bits: float = 16.0
+
+    def transposed(self) -> HalfFloat:
+        return replace(self, values=self.values.t())
 
     def write(self, onnx: OnnxBuilder, name: str) -> str:
         stored = onnx.initializer(f"{name}_half", self.values)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import fx, nn
 
 if TYPE_CHECKING:
-    from workers.engine.builder import GraphBuilder
-    from workers.engine.readers.aten import AtenNode
-    from workers.engine.readers.onnx import OnnxNode
+    from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.onnx_node import OnnxNode
     from workers.engine.writers.onnx import OnnxBuilder
 
 
@@ -19,15 +18,21 @@ if TYPE_CHECKING:
 class Quantization:
     """How an op takes part in static int8 quantization.
 
-    `inputs` are the positions of the activations that get a fake-quant node; `weights` maps a parameter of the module
-    to its output-channel axis (None: one scale for the whole tensor); `output`: whether the result is quantized too,
-    so that the runtime can compute in integers; `passes`: the op only moves values, so input and output share one scale.
+    `inputs` are the positions of the activations that get a fake-quant node (None: every input); `weights` maps a
+    parameter of the module to its output-channel axis (None: one scale for the whole tensor); `bias`: the parameter
+    that is added to the integer accumulators; `output`: whether the result is quantized too, so that the runtime can
+    compute in integers; `float_output`: it computes in integers even where the result leaves as float; `passes`: the
+    op only moves values, so input and output share one scale; `fused`: an activation that the runtime folds into the
+    op before it, so the range is taken after it. Ops without an integer kernel in ONNX Runtime have no trait.
     """
 
-    inputs: tuple[int, ...] = (0,)
+    inputs: tuple[int, ...] | None = (0,)
     weights: dict[str, int | None] | None = None
+    bias: str | None = None
     output: bool = True
+    float_output: bool = False
     passes: bool = False
+    fused: bool = False
 
 
 class Op:
@@ -40,19 +45,15 @@ class Op:
     """Leaves of the graph that are this op (ops with weights)."""
     functions: ClassVar[tuple[Callable[..., Any], ...]] = ()
     """Plain functions in the graph that are this op."""
-    aten: ClassVar[tuple[str, ...]] = ()
-    """aten targets that read as this op, such as `conv2d.default`."""
     weights: ClassVar[dict[str, int]] = {}
     """Parameters that weight steps may constrain, and the axis of their output channels."""
     quantization: ClassVar[Quantization | None] = None
+    opset: ClassVar[int] = 13
+    """First opset that knows the form that `write` writes."""
 
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> None:
-        """Add the ONNX node to the graph and bind its outputs. Raises UnsupportedModelError with a reason."""
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:
+        """Add the ONNX node to the graph and return its outputs. Raises UnsupportedModelError with a reason."""
         raise TypeError(f"{self.name} is not read from ONNX")
-
-    def read_aten(self, node: AtenNode, graph: GraphBuilder) -> None:
-        """Add the aten node to the graph and bind its outputs. Raises UnsupportedModelError with a reason."""
-        raise TypeError(f"{self.name} is not read from aten")
 
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         """Add the node to the ONNX file and bind its name."""
@@ -66,7 +67,6 @@ class Op:
 OPS: dict[tuple[str, str], Op] = {}
 _BY_MODULE: dict[type[nn.Module], Op] = {}
 _BY_FUNCTION: dict[Callable[..., Any], Op] = {}
-_BY_ATEN: dict[str, Op] = {}
 
 
 def register(cls: type[Op]) -> type[Op]:
@@ -75,7 +75,6 @@ def register(cls: type[Op]) -> type[Op]:
     claims: list[tuple[dict[Any, Op], Any]] = [(OPS, (op.domain, op.name))]
     claims += [(_BY_MODULE, module) for module in op.modules]
     claims += [(_BY_FUNCTION, function) for function in op.functions]
-    claims += [(_BY_ATEN, target) for target in op.aten]
     for table, key in claims:
         if key in table:
             raise ValueError(f"{key} belongs to {table[key].name} already; {op.name} cannot have it")
@@ -99,7 +98,3 @@ def op_of(node: fx.Node) -> Op:
     if node.op == "call_function":
         return _BY_FUNCTION[node.target]  # type: ignore[index]
     raise KeyError(node.op)
-
-
-def op_of_aten(target: str) -> Op | None:
-    return _BY_ATEN.get(target)

@@ -1,0 +1,154 @@
+"""Builds a graph for the readers, node by node; what is constant and small is computed on the way.
+
+Users' names never become names inside fx, where they would reach generated code: paths here are made of class names
+and numbers, and the user's name of a layer stands in `meta["layer"]`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from modelpress.models import TensorSpec
+from workers.engine.graph import Graph
+
+Value = fx.Node | Tensor
+"""A value while reading: computed when the model runs, or known already."""
+
+FOLDED_ELEMENTS = 1024
+"""Constants up to this size are computed while reading: shapes, axes and scalars, never weights."""
+
+MASK_MAGNITUDE = 1e30
+"""Constants this large are attention masks, not something to train."""
+
+
+class GraphBuilder:
+    def __init__(self) -> None:
+        self.graph = fx.Graph()
+        self.root = nn.Module()
+        self.notes: list[str] = []
+        self._inputs: list[TensorSpec] = []
+        self._paths: Counter[str] = Counter()
+        self._layer_names: set[str] = set()
+        self._names: dict[int, str] = {}
+        self._constants: dict[int, fx.Node] = {}
+        self._parameters: dict[int, nn.Parameter] = {}
+        self._alive: list[Tensor] = []
+
+    def input(self, spec: TensorSpec) -> fx.Node:
+        node = self.graph.placeholder(f"in_{len(self._inputs)}")
+        self._inputs.append(spec)
+        return node
+
+    def name(self, tensor: Tensor, name: str) -> Tensor:
+        """Remember the user's name of a constant, for the writers."""
+        self._alive.append(tensor)
+        self._names[id(tensor)] = name
+        return tensor
+
+    def parameter(self, tensor: Tensor) -> nn.Parameter:
+        """A trainable copy. Matrices that the file uses twice are tied and stay so; vectors are only stored once."""
+        if tensor.dim() < 2:
+            return nn.Parameter(tensor.clone())
+        if id(tensor) not in self._parameters:
+            self._alive.append(tensor)
+            self._parameters[id(tensor)] = nn.Parameter(tensor.clone())
+        return self._parameters[id(tensor)]
+
+    def module(self, layer: str, module: nn.Module, *args: Value | None) -> fx.Node:
+        """Call a new leaf. `layer` is the user's name for it; a number is added where another layer has it already."""
+        path = self._path(type(module).__name__.lower())
+        self.root.add_module(path, module)
+        node = self.graph.call_module(path, tuple(self._argument(argument) for argument in args))
+        node.meta["layer"] = self._layer_name(layer)
+        return node
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Value:
+        """Call a function of the op table; at once where everything it needs is constant and small."""
+        if self._folds(args):
+            with torch.no_grad():
+                result = function(*args, **kwargs)
+            if isinstance(result, Tensor):
+                return self.keep(result)
+        return self.graph.call_function(function, tuple(self._argument(argument) for argument in args), kwargs)
+
+    def call_each(self, count: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Value, ...]:
+        """Call a function that returns a tuple of `count` tensors."""
+        node = self.graph.call_function(function, tuple(self._argument(argument) for argument in args), kwargs)
+        return self.unpack(node, count)
+
+    def unpack(self, node: fx.Node, count: int) -> tuple[Value, ...]:
+        return tuple(self.graph.call_function(operator.getitem, (node, index)) for index in range(count))
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Constants are told apart by identity, so they must outlive the reading."""
+        self._alive.append(tensor)
+        return tensor
+
+    def constant(self, tensor: Tensor, name: str | None = None) -> fx.Node:
+        """A constant as a node: trainable where it can be a weight, such as the bias of an `Add`."""
+        if id(tensor) in self._constants:
+            return self._constants[id(tensor)]
+        self._alive.append(tensor)
+        path = self._path("constant")
+        if _trainable(tensor):
+            self.root.register_parameter(path, nn.Parameter(tensor.clone()))
+        else:
+            self.root.register_buffer(path, tensor.clone())
+        node = self.graph.get_attr(path)
+        node.meta["name"] = name or self._names.get(id(tensor), path)
+        self._constants[id(tensor)] = node
+        return node
+
+    def finish(
+        self,
+        outputs: Sequence[tuple[TensorSpec, Value]],
+        *,
+        opset: int,
+        metadata: dict[str, str] | None = None,
+    ) -> Graph:
+        """Close the graph: nodes that no output needs go, and the module is in eval mode."""
+        self.graph.output(tuple(self._argument(value) for _, value in outputs))
+        module = fx.GraphModule(self.root, self.graph)
+        if module.graph.eliminate_dead_code():
+            module.delete_all_unused_submodules()
+            module.recompile()
+        return Graph(
+            module=module.eval(),
+            inputs=tuple(self._inputs),
+            outputs=tuple(spec for spec, _ in outputs),
+            opset=opset,
+            metadata=metadata or {},
+            notes=self.notes,
+        )
+
+    def _argument(self, value: Any) -> Any:
+        return self.constant(value) if isinstance(value, Tensor) else value
+
+    def _folds(self, args: tuple[Any, ...]) -> bool:
+        tensors = [argument for argument in args if isinstance(argument, Tensor)]
+        nodes = [argument for argument in args if isinstance(argument, fx.Node)]
+        return bool(tensors) and not nodes and all(tensor.numel() <= FOLDED_ELEMENTS for tensor in tensors)
+
+    def _path(self, stem: str) -> str:
+        self._paths[stem] += 1
+        return f"{stem}_{self._paths[stem] - 1}"
+
+    def _layer_name(self, name: str) -> str:
+        unique, number = name, 1
+        while unique in self._layer_names:
+            number += 1
+            unique = f"{name}_{number}"
+        self._layer_names.add(unique)
+        return unique
+
+
+def _trainable(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.dim() == 0 or tensor.numel() < 2:
+        return False
+    return bool((tensor.abs() < MASK_MAGNITUDE).all())

@@ -1,0 +1,67 @@
+"""Values that the file holds or that are made from numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+
+from workers.engine.ops.base import Op, register
+from workers.engine.ops.plain import as_literal, plain
+from workers.engine.ops.reductions import as_ints
+
+if TYPE_CHECKING:
+    from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.writers.onnx import OnnxBuilder
+
+
+def constant_of_shape(shape: Sequence[int] | Tensor, value: Tensor) -> Tensor:
+    """`value` has one element; the result is on its device."""
+    return value.reshape(()).expand(as_ints(shape)).clone()
+
+
+def number_range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+    return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype, device=start.device)
+
+
+def eye_like(x: Tensor, *, k: int = 0) -> Tensor:
+    rows, columns = x.shape
+    return torch.ones_like(x).triu(k).tril(k) if rows and columns else x
+
+
+@register
+class Constant(Op):
+    name = "Constant"
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+        attributes = node.attributes
+        if "value" in attributes:
+            return graph.name(attributes["value"], node.outputs[0])
+        for kind, dtype in (("value_float", torch.float32), ("value_int", torch.int64)):
+            for name in (kind, f"{kind}s"):
+                if name in attributes:
+                    return graph.keep(torch.tensor(attributes[name], dtype=dtype))
+        raise node.refuse("a constant of this kind is not supported")
+
+
+@register
+class ConstantOfShape(Op):
+    name = "ConstantOfShape"
+    functions = (constant_of_shape,)
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+        value: Any = node.attribute("value", torch.zeros(1))
+        if value.numel() != 1:
+            raise node.invalid("its value must have one element")
+        shape = as_literal(node.input(0))
+        return graph.call(constant_of_shape, shape, graph.constant(value, "fill"))
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        onnx.emit(node, "ConstantOfShape", [node.args[0]], value=onnx.tensor(onnx.stored(node.args[1]).reshape(1)))
+
+
+plain("Range", number_range)
+plain("EyeLike", eye_like)

@@ -1,0 +1,84 @@
+"""Arithmetic, comparisons and logic, element by element, with numpy's broadcasting."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from workers.engine.ops.base import Quantization
+from workers.engine.ops.plain import plain
+
+BINARY = Quantization(inputs=(0, 1))
+
+
+def divide(a: Tensor, b: Tensor) -> Tensor:
+    """Integers are divided towards zero."""
+    return torch.div(a, b) if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+
+
+def power(base: Tensor, exponent: Tensor) -> Tensor:
+    """The result has the type of the base, whatever the exponent's."""
+    if base.dtype == exponent.dtype:
+        return torch.pow(base, exponent)
+    return torch.pow(base.to(torch.promote_types(base.dtype, exponent.dtype)), exponent).to(base.dtype)
+
+
+def modulo(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
+    """The sign is that of the divisor, or with `fmod` that of the dividend."""
+    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
+
+
+def maximum(*tensors: Tensor) -> Tensor:
+    return reduce(torch.maximum, tensors)
+
+
+def minimum(*tensors: Tensor) -> Tensor:
+    return reduce(torch.minimum, tensors)
+
+
+def total(*tensors: Tensor) -> Tensor:
+    return reduce(torch.add, tensors)
+
+
+def mean(*tensors: Tensor) -> Tensor:
+    return total(*tensors) / len(tensors)
+
+
+def bit_shift(a: Tensor, b: Tensor, *, direction: str) -> Tensor:
+    return torch.bitwise_left_shift(a, b) if direction == "LEFT" else torch.bitwise_right_shift(a, b)
+
+
+def is_infinite(x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> Tensor:
+    negative = torch.isneginf(x) if detect_negative else torch.zeros_like(x, dtype=torch.bool)
+    return negative | torch.isposinf(x) if detect_positive else negative
+
+
+plain("Add", torch.add, quantization=BINARY)
+plain("Sub", torch.sub)
+plain("Mul", torch.mul, quantization=BINARY)
+plain("Div", divide)
+plain("Pow", power)
+plain("Mod", modulo)
+plain("Max", maximum)
+plain("Min", minimum)
+plain("Sum", total)
+plain("Mean", mean)
+plain("Equal", torch.eq)
+plain("Less", torch.lt)
+plain("LessOrEqual", torch.le)
+plain("Greater", torch.gt)
+plain("GreaterOrEqual", torch.ge)
+plain("And", torch.logical_and)
+plain("Or", torch.logical_or)
+plain("Xor", torch.logical_xor)
+plain("Not", torch.logical_not)
+plain("BitwiseAnd", torch.bitwise_and, opset=18)
+plain("BitwiseOr", torch.bitwise_or, opset=18)
+plain("BitwiseXor", torch.bitwise_xor, opset=18)
+plain("BitwiseNot", torch.bitwise_not, opset=18)
+plain("BitShift", bit_shift)
+plain("Where", torch.where)
+plain("IsNaN", torch.isnan)
+plain("IsInf", is_infinite)

@@ -1,0 +1,166 @@
+"""Ops that pick values by index, and tables of embeddings as leaves with a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from torch import Tensor, fx, nn
+
+from workers.engine.ops.base import Quantization, register
+from workers.engine.ops.plain import Plain, as_literal, plain
+from workers.engine.ops.reductions import as_ints
+
+if TYPE_CHECKING:
+    from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.writers.onnx import OnnxBuilder
+
+Ints = Sequence[int] | Tensor
+
+
+def _counted(indices: Tensor, length: int) -> Tensor:
+    """Negative indices count from the end."""
+    return torch.where(indices < 0, indices + length, indices).to(torch.int64)
+
+
+class Embedding(nn.Module):
+    """Weight (rows, …): rows by index."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, indices: Tensor) -> Tensor:
+        weight = self.weight
+        counted = _counted(indices, weight.shape[0])
+        if weight.dim() == 2:
+            return F.embedding(counted, weight)
+        return weight.index_select(0, counted.flatten()).reshape(*counted.shape, *weight.shape[1:])
+
+
+def gather(x: Tensor, indices: Tensor | int | Sequence[int], *, axis: int = 0) -> Tensor:
+    axis = axis % x.dim()
+    if isinstance(indices, int):
+        return x.select(axis, indices)
+    if not isinstance(indices, Tensor):
+        indices = torch.tensor(indices, dtype=torch.int64, device=x.device)
+    places = _counted(indices, x.shape[axis])
+    picked = x.index_select(axis, places.flatten())
+    return picked.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
+
+
+def gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
+    return x.gather(axis, _counted(indices, x.shape[axis]))
+
+
+def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
+    """The last dimension of `indices` are places in the dimensions of `x` after the batch ones."""
+    batch = x.shape[:batch_dims]
+    depth = indices.shape[-1]
+    places = indices.to(torch.int64).reshape(*([-1] if batch_dims else [1]), *indices.shape[batch_dims:])
+    rows = x.reshape(places.shape[0], *x.shape[batch_dims:])
+    lead = torch.arange(rows.shape[0], device=x.device).reshape(-1, *[1] * (places.dim() - 2))
+    picked = rows[(lead, *places.unbind(-1))]
+    return picked.reshape(*batch, *indices.shape[batch_dims:-1], *x.shape[batch_dims + depth :])
+
+
+def slice_(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None) -> Tensor:
+    begins, stops = as_ints(starts), as_ints(ends)
+    dims = list(range(len(begins))) if axes is None else as_ints(axes)
+    strides = [1] * len(begins) if steps is None else as_ints(steps)
+    for begin, stop, dim, stride in zip(begins, stops, dims, strides, strict=True):
+        length = x.shape[dim]
+        places = range(length)[begin:stop:stride]
+        if stride > 0:
+            x = x[(slice(None),) * (dim % x.dim()) + (slice(places.start, places.stop, stride),)]
+        else:
+            x = x.index_select(dim, torch.tensor(list(places), dtype=torch.int64, device=x.device))
+    return x
+
+
+def scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none") -> Tensor:
+    places = _counted(indices, x.shape[axis])
+    if reduction == "none":
+        return x.scatter(axis, places, updates)
+    kind = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}[reduction]
+    return x.scatter_reduce(axis, places, updates, kind, include_self=True)
+
+
+def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:
+    depth = indices.shape[-1]
+    places = [_counted(part, x.shape[axis]) for axis, part in enumerate(indices.unbind(-1))]
+    flat = torch.zeros_like(places[0])
+    for axis, place in enumerate(places):
+        flat = flat * x.shape[axis] + place
+    rows = x.reshape(-1, *x.shape[depth:]) if depth < x.dim() else x.reshape(-1)
+    values = updates.reshape(-1, *x.shape[depth:]) if depth < x.dim() else updates.reshape(-1)
+    flat = flat.reshape(-1)
+    if reduction == "none":
+        return rows.index_copy(0, flat, values).reshape(x.shape)
+    if reduction == "add":
+        return rows.index_add(0, flat, values).reshape(x.shape)
+    kind = {"mul": "prod", "max": "amax", "min": "amin"}[reduction]
+    return rows.index_reduce(0, flat, values, kind, include_self=True).reshape(x.shape)
+
+
+def one_hot(indices: Tensor, depth: Tensor | Sequence[int] | int, values: Tensor, *, axis: int = -1) -> Tensor:
+    count = int(torch.as_tensor(depth).reshape(()).item())
+    classes = torch.arange(count, device=indices.device)
+    places = indices.to(torch.int64) % count
+    outside = (indices < -count) | (indices >= count)
+    hit = (places.unsqueeze(-1) == classes) & ~outside.unsqueeze(-1)
+    return torch.where(hit, values[1], values[0]).movedim(-1, axis)
+
+
+def non_zero(x: Tensor) -> Tensor:
+    return torch.stack(x.nonzero(as_tuple=True)) if x.dim() else x.reshape(1).nonzero().t()
+
+
+def compress(x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor:
+    if axis is None:
+        x, axis = x.flatten(), 0
+    return x.index_select(axis, condition.nonzero().flatten())
+
+
+@register
+class Gather(Plain):
+    name = "Gather"
+    modules = (Embedding,)
+    functions = (gather,)
+    weights = {"weight": 0}
+    quantization = Quantization(inputs=(), weights={"weight": None}, output=False)
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+        table, indices, axis = node.input(0), node.input(1), node.attribute("axis", 0)
+        if isinstance(table, Tensor) and isinstance(indices, fx.Node) and _is_table(table, axis):
+            return graph.module(node.layer(0), Embedding(graph.parameter(node.weight(0))), indices)
+        return graph.call(gather, table, indices if isinstance(table, Tensor) else as_literal(indices), axis=axis)
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        if node.op == "call_module":
+            onnx.emit(node, "Gather", [onnx.weight(node, "weight"), node.args[0]], axis=0)
+        else:
+            super().write(node, onnx)
+
+
+def _is_table(tensor: Tensor, axis: int) -> bool:
+    return axis in (0, -tensor.dim()) and tensor.dim() >= 2 and tensor.is_floating_point()
+
+
+plain("GatherElements", gather_elements)
+plain("GatherND", gather_nd)
+plain(
+    "Slice",
+    slice_,
+    literals=frozenset({1, 2, 3, 4}),
+    attribute_before={1: ("starts", 10), 2: ("ends", 10), 3: ("axes", 10)},
+    quantization=Quantization(inputs=(0,), passes=True),
+)
+plain("ScatterElements", scatter_elements, attribute_since={"reduction": 16})
+plain("ScatterND", scatter_nd, attribute_since={"reduction": 16})
+plain("OneHot", one_hot)
+plain("NonZero", non_zero)
+plain("Compress", compress)

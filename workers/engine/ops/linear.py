@@ -1,0 +1,137 @@
+"""Matrix products: layers with a stored weight, which is (out, in) in the graph however the file keeps it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from torch import Tensor, fx, nn
+
+from workers.engine.ops.base import Op, Quantization, register
+
+if TYPE_CHECKING:
+    from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.writers.onnx import OnnxBuilder
+
+
+class Linear(nn.Module):
+    """Weight (out, in), bias (out,) or None; the input is a matrix."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}"
+
+
+class Projection(Linear):
+    """A linear layer over the last dimension of an input of any rank: `MatMul`, and `Add` where it has a bias."""
+
+
+def gemm(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,  # noqa: N803 (ONNX's names)
+    transB: int = 0,  # noqa: N803
+) -> Tensor:
+    product = (a.t() if transA else a) @ (b.t() if transB else b)
+    scaled = product if alpha == 1 else product * alpha
+    return scaled if c is None else scaled + (c if beta == 1 else c * beta)
+
+
+def _outer(node: fx.Node) -> Any:
+    owner = node.graph.owning_module
+    assert owner is not None
+    return owner.get_submodule(str(node.target))
+
+
+@register
+class Gemm(Op):
+    name = "Gemm"
+    modules = (Linear,)
+    functions = (gemm,)
+    weights = {"weight": 0}
+    quantization = Quantization(inputs=(0, 1), weights={"weight": 0}, bias="bias", float_output=True)
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+        weight, bias = node.input(1), node.optional(2)
+        options = {name: node.attribute(name, default) for name, default in _GEMM_DEFAULTS.items()}
+        if isinstance(weight, Tensor) and not isinstance(bias, fx.Node) and _is_layer(options, weight, bias):
+            weight, bias = node.weight(1), node.optional_weight(2)
+            rows = graph.parameter(weight)
+            if not options["transB"]:
+                rows = nn.Parameter(weight.t().contiguous())
+            layer = Linear(rows, None if bias is None else graph.parameter(bias.expand(rows.shape[0])))
+            return graph.module(node.layer(1), layer, node.input(0))
+        return graph.call(gemm, node.input(0), weight, bias, **options)
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        if node.op == "call_module":
+            weights = [onnx.weight(node, "weight"), onnx.weight(node, "bias")]
+            onnx.emit(node, "Gemm", [node.args[0], *weights], transB=1)
+        else:
+            onnx.emit(node, "Gemm", node.args, **node.kwargs)
+
+    def macs(self, node: fx.Node) -> int:
+        if node.op == "call_module":
+            return math.prod(node.meta["shape"]) * int(_outer(node).weight.shape[1])
+        left = node.args[0]
+        assert isinstance(left, fx.Node)
+        inner = left.meta["shape"][0 if node.kwargs["transA"] else 1]
+        return math.prod(node.meta["shape"]) * int(inner)
+
+
+_GEMM_DEFAULTS: dict[str, Any] = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+
+
+def _is_layer(options: dict[str, Any], weight: Tensor, bias: Tensor | None) -> bool:
+    if options["alpha"] != 1 or options["beta"] != 1 or options["transA"] or weight.dim() != 2:
+        return False
+    out = weight.shape[0 if options["transB"] else 1]
+    return bias is None or bias.numel() == 1 or tuple(bias.shape) in ((out,), (1, out))
+
+
+@register
+class MatMul(Op):
+    name = "MatMul"
+    modules = (Projection,)
+    functions = (torch.matmul,)
+    weights = {"weight": 0}
+    quantization = Quantization(inputs=(0, 1), weights={"weight": 0}, float_output=True)
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+        left, right = node.input(0), node.input(1)
+        if isinstance(left, fx.Node) and isinstance(right, Tensor) and right.dim() == 2 and right.is_floating_point():
+            layer = Projection(nn.Parameter(node.weight(1).t().contiguous()), None)
+            return graph.module(node.layer(1), layer, left)
+        return graph.call(torch.matmul, left, right)
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        if node.op == "call_function":
+            onnx.emit(node, "MatMul", node.args)
+            return
+        weight, bias = onnx.weight(node, "weight", transpose=True), onnx.weight(node, "bias")
+        if not bias:
+            onnx.emit(node, "MatMul", [node.args[0], weight])
+            return
+        product = onnx.node("MatMul", [onnx.value(node.args[0]), weight], f"{node.name}_product")
+        onnx.emit(node, "Add", [product, bias])
+
+    def macs(self, node: fx.Node) -> int:
+        if node.op == "call_module":
+            return math.prod(node.meta["shape"]) * int(_outer(node).weight.shape[1])
+        left = node.args[0]
+        assert isinstance(left, fx.Node)
+        return math.prod(node.meta["shape"]) * int(left.meta["shape"][-1])

@@ -1,0 +1,194 @@
+"""Normalization, as leaves with scale and bias."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from workers.engine.ops.base import Op, register
+from workers.engine.ops.plain import plain
+
+if TYPE_CHECKING:
+    from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.writers.onnx import OnnxBuilder
+
+
+class BatchNorm(_BatchNorm):
+    """torch's batch normalization for inputs of any rank, made from what a file holds."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, *, eps: float, momentum: float
+    ) -> None:
+        """`momentum` as in torch: the share of the new batch."""
+        super().__init__(weight.shape[0], eps=eps, momentum=momentum, device="meta")
+        self.weight = nn.Parameter(weight.clone())
+        self.bias = nn.Parameter(bias.clone())
+        self.running_mean = mean.clone()
+        self.running_var = variance.clone()
+        self.num_batches_tracked = torch.tensor(0)
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 (torch's own signature)
+        """Any rank will do."""
+
+
+class LayerNorm(nn.Module):
+    """Scale and bias of the shape of the last dimensions, from `axis` on; `axis` counts from the end."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, *, axis: int, eps: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.axis = axis
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        normal = x.shape[self.axis :]
+        weight, bias = self.weight, self.bias
+        if weight.shape != normal:
+            weight = weight.expand(normal)
+            bias = None if bias is None else bias.expand(normal)
+        return F.layer_norm(x, normal, weight, bias, self.eps)
+
+
+class GroupNorm(nn.Module):
+    """Scale and bias (channels,)."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter, *, groups: int, eps: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.groups = groups
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+
+
+class InstanceNorm(nn.Module):
+    """Scale and bias (channels,)."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter, *, eps: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+
+
+def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
+    norm = torch.linalg.vector_norm(x, p, dim=axis, keepdim=True)
+    return torch.where(norm == 0, torch.zeros_like(x), x / norm)
+
+
+def local_response_normalization(
+    x: Tensor, *, alpha: float = 0.0001, beta: float = 0.75, bias: float = 1.0, size: int
+) -> Tensor:
+    squares = (x * x).movedim(1, -1).reshape(-1, 1, x.shape[1])
+    squares = F.pad(squares, ((size - 1) // 2, size // 2))
+    means = F.avg_pool1d(squares, size, 1).reshape(*x.movedim(1, -1).shape).movedim(-1, 1)
+    return x / (bias + alpha * means) ** beta
+
+
+@register
+class BatchNormalization(Op):
+    name = "BatchNormalization"
+    modules = (BatchNorm,)
+    opset = 14
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+        if node.attribute("training_mode", 0):
+            raise node.refuse("it is in training mode; export the model after model.eval()")
+        if len([name for name in node.outputs if name]) > 1 and node.opset >= 14:
+            raise node.refuse("its statistics as outputs are not supported; export the model after model.eval()")
+        module = BatchNorm(
+            *(node.weight(index) for index in range(1, 5)),
+            eps=node.attribute("epsilon", 1e-5),
+            momentum=1 - node.attribute("momentum", 0.9),
+        )
+        return graph.module(node.layer(1), module, node.input(0))
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        module: Any = onnx.module(node)
+        names = ("weight", "bias", "running_mean", "running_var")
+        onnx.emit(
+            node,
+            "BatchNormalization",
+            [node.args[0], *(onnx.weight(node, name) for name in names)],
+            epsilon=module.eps,
+            momentum=1 - module.momentum,
+        )
+
+
+@register
+class LayerNormalization(Op):
+    name = "LayerNormalization"
+    modules = (LayerNorm,)
+    opset = 17
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+        weight, bias, axis = node.weight(1), node.optional_weight(2), node.attribute("axis", -1)
+        if node.attribute("stash_type", 1) != 1:
+            raise node.refuse("stash_type is not float32")
+        module = LayerNorm(
+            nn.Parameter(weight.clone()),
+            None if bias is None else nn.Parameter(bias.clone()),
+            axis=axis,
+            eps=node.attribute("epsilon", 1e-5),
+        )
+        return graph.module(node.layer(1), module, node.input(0))
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        module: Any = onnx.module(node)
+        weights = [onnx.weight(node, "weight"), onnx.weight(node, "bias")]
+        onnx.emit(node, "LayerNormalization", [node.args[0], *weights], axis=module.axis, epsilon=module.eps)
+
+
+@register
+class GroupNormalization(Op):
+    name = "GroupNormalization"
+    modules = (GroupNorm,)
+    opset = 21
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+        if node.opset < 21:
+            raise node.refuse("before opset 21 its scale was per group; export the model with opset 21 or later")
+        module = GroupNorm(
+            graph.parameter(node.weight(1)),
+            graph.parameter(node.weight(2)),
+            groups=node.attribute("num_groups"),
+            eps=node.attribute("epsilon", 1e-5),
+        )
+        return graph.module(node.layer(1), module, node.input(0))
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        module: Any = onnx.module(node)
+        weights = [onnx.weight(node, "weight"), onnx.weight(node, "bias")]
+        inputs = [node.args[0], *weights]
+        onnx.emit(node, "GroupNormalization", inputs, num_groups=module.groups, epsilon=module.eps)
+
+
+@register
+class InstanceNormalization(Op):
+    name = "InstanceNormalization"
+    modules = (InstanceNorm,)
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+        weight, bias = graph.parameter(node.weight(1)), graph.parameter(node.weight(2))
+        module = InstanceNorm(weight, bias, eps=node.attribute("epsilon", 1e-5))
+        return graph.module(node.layer(1), module, node.input(0))
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        module: Any = onnx.module(node)
+        weights = [onnx.weight(node, "weight"), onnx.weight(node, "bias")]
+        onnx.emit(node, "InstanceNormalization", [node.args[0], *weights], epsilon=module.eps)
+
+
+plain("LpNormalization", lp_normalization)
+plain("LRN", local_response_normalization)

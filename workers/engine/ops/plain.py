@@ -1,0 +1,115 @@
+"""Ops that are one function: positional parameters are ONNX inputs, keyword-only ones are ONNX attributes.
+
+A function's signature is all that the reader and the writer need, so most of the table is a function and a line.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from workers.engine.ops.base import Op, register
+
+if TYPE_CHECKING:
+    from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.writers.onnx import OnnxBuilder
+
+
+LITERAL_ELEMENTS = 64
+"""Longer constants stay tensors, so that generated code stays short."""
+
+
+@cache
+def attribute_defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """Keyword-only parameters of a function of the table. torch's own functions, used for ops without attributes, have none."""
+    if not inspect.isfunction(function):
+        return {}
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def as_literal(value: Value | None) -> Any:
+    """A constant int64 or float32 tensor of at most one dimension as Python numbers; everything else as it is."""
+    if (
+        isinstance(value, Tensor)
+        and value.dtype in (torch.int64, torch.float32)
+        and value.dim() <= 1
+        and value.numel() <= LITERAL_ELEMENTS
+    ):
+        numbers = value.tolist()
+        return tuple(numbers) if isinstance(numbers, list) else numbers
+    return value
+
+
+class Plain(Op):
+    literals: ClassVar[frozenset[int]] = frozenset()
+    """Positions of inputs that are Python numbers in the graph where the file has them as constants."""
+    attribute_before: ClassVar[dict[int, tuple[str, int]]] = {}
+    """Inputs that were attributes once: position → (name of the attribute, first opset with the input)."""
+    attribute_since: ClassVar[dict[str, int]] = {}
+    """Attributes that older opsets do not know; there their default is how the op works."""
+    ignored: ClassVar[frozenset[str]] = frozenset()
+    """Attributes that do not change what the op computes here."""
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:
+        function = self.functions[0]
+        attributes = self.read_attributes(node, function)
+        inputs = self.read_inputs(node)
+        if len(node.outputs) == 1:
+            return graph.call(function, *inputs, **attributes)
+        return graph.call_each(len(node.outputs), function, *inputs, **attributes)
+
+    def read_attributes(self, node: OnnxNode, function: Callable[..., Any]) -> dict[str, Any]:
+        defaults = attribute_defaults(function)
+        moved = {name for name, since in self.attribute_before.values() if node.opset < since}
+        unknown = node.attributes.keys() - defaults.keys() - moved - self.ignored
+        if unknown:
+            raise node.refuse(f"attribute {min(unknown)!r} is not supported")
+        attributes = {name: node.attributes.get(name, default) for name, default in defaults.items()}
+        missing = [name for name, value in attributes.items() if value is inspect.Parameter.empty]
+        if missing:
+            raise node.invalid(f"attribute {missing[0]!r} is missing")
+        return attributes
+
+    def read_inputs(self, node: OnnxNode) -> list[Any]:
+        inputs: list[Any] = [
+            as_literal(value) if position in self.literals else value for position, value in enumerate(node.inputs)
+        ]
+        for position, (name, since) in self.attribute_before.items():
+            if node.opset < since and name in node.attributes:
+                inputs += [None] * (position + 1 - len(inputs))
+                inputs[position] = node.attributes[name]
+        return inputs
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        inputs = list(node.args)
+        attributes = {
+            name: value
+            for name, value in node.kwargs.items()
+            if value is not None and onnx.opset >= self.attribute_since.get(name, 0)
+        }
+        for position, (name, since) in sorted(self.attribute_before.items(), reverse=True):
+            if onnx.opset < since and position < len(inputs):
+                value = inputs.pop(position)
+                if value is not None:
+                    attributes[name] = value
+        onnx.emit(node, self.name, inputs, **attributes)
+
+
+def plain(
+    name: str,
+    function: Callable[..., Any],
+    *,
+    base: type[Plain] = Plain,
+    opset: int = 13,
+    **declarations: Any,
+) -> None:
+    """Put an op into the table that is just this function."""
+    members = {"name": name, "functions": (function,), "opset": opset, **declarations}
+    register(type(name, (base,), members))

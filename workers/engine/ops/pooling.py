@@ -1,0 +1,144 @@
+"""Pooling over windows and over all of space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from torch import Tensor
+
+from workers.engine.ops.base import Quantization
+from workers.engine.ops.convolution import CONVOLUTIONS, same_pads, torch_pads
+from workers.engine.ops.plain import plain
+
+MAX_POOLS: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+AVERAGE_POOLS: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+Ints = Sequence[int]
+
+
+def _window(
+    x: Tensor, kernel: Ints, strides: Ints | None, pads: Ints | None, dilations: Ints | None, auto_pad: str
+) -> tuple[list[int], list[int], list[int]]:
+    """Stride, pads and dilation with defaults filled in."""
+    rank = len(kernel)
+    stride, dilation = list(strides or [1] * rank), list(dilations or [1] * rank)
+    if auto_pad.startswith("SAME"):
+        sizes = x.shape[2:]
+        return stride, list(same_pads(sizes, kernel, stride, dilation, upper=auto_pad == "SAME_UPPER")), dilation
+    return stride, list(pads or [0] * (2 * rank)), dilation
+
+
+def _overhang(x: Tensor, kernel: Ints, stride: Ints, pads: Ints, dilation: Ints) -> list[int]:
+    """What must follow each axis, beyond its padding, so that the last window of `ceil_mode` is whole."""
+    rank, extra = len(kernel), []
+    for axis in range(rank):
+        padded = x.shape[2 + axis] + pads[axis] + pads[axis + rank]
+        reach = dilation[axis] * (kernel[axis] - 1) + 1
+        steps = -(-(padded - reach) // stride[axis])
+        if steps * stride[axis] >= x.shape[2 + axis] + pads[axis]:  # a window that starts in the end padding is none
+            steps -= 1
+        extra.append(max(steps * stride[axis] + reach - padded, 0))
+    return extra
+
+
+def max_pool(
+    x: Tensor,
+    *,
+    kernel_shape: Ints,
+    strides: Ints | None = None,
+    pads: Ints | None = None,
+    dilations: Ints | None = None,
+    ceil_mode: int = 0,
+    auto_pad: str = "NOTSET",
+) -> Tensor:
+    rank = len(kernel_shape)
+    stride, around, dilation = _window(x, kernel_shape, strides, pads, dilations, auto_pad)
+    begins, ends = around[:rank], around[rank:]
+    values = x if x.is_floating_point() else x.to(torch.float64)
+    if begins != ends or any(2 * p > k for p, k in zip(begins, kernel_shape, strict=True)):
+        extra = _overhang(x, kernel_shape, stride, around, dilation) if ceil_mode else [0] * rank
+        ends = [end + more for end, more in zip(ends, extra, strict=True)]
+        values, begins = F.pad(values, torch_pads([*begins, *ends]), value=-math.inf), [0] * rank
+        ceil_mode = 0
+    pooled = MAX_POOLS[rank](values, tuple(kernel_shape), stride, begins, dilation, bool(ceil_mode))
+    return pooled.to(x.dtype)
+
+
+def average_pool(
+    x: Tensor,
+    *,
+    kernel_shape: Ints,
+    strides: Ints | None = None,
+    pads: Ints | None = None,
+    dilations: Ints | None = None,
+    ceil_mode: int = 0,
+    auto_pad: str = "NOTSET",
+    count_include_pad: int = 0,
+) -> Tensor:
+    rank = len(kernel_shape)
+    stride, around, dilation = _window(x, kernel_shape, strides, pads, dilations, auto_pad)
+    begins, ends = around[:rank], around[rank:]
+    plain_window = begins == ends and set(dilation) == {1}
+    if plain_window and all(2 * p <= k for p, k in zip(begins, kernel_shape, strict=True)):
+        return AVERAGE_POOLS[rank](x, tuple(kernel_shape), stride, begins, bool(ceil_mode), bool(count_include_pad))
+    extra = _overhang(x, kernel_shape, stride, around, dilation) if ceil_mode else [0] * rank
+    inside = torch.ones_like(x[:1, :1])
+    if count_include_pad:
+        inside, inner = F.pad(inside, torch_pads(around), value=1), F.pad(x, torch_pads(around))
+        around = [0] * (2 * rank)
+    else:
+        inner = x
+    whole = torch_pads([*around[:rank], *(end + more for end, more in zip(around[rank:], extra, strict=True))])
+    counts = _sums(F.pad(inside, whole), kernel_shape, stride, dilation)
+    return _sums(F.pad(inner, whole), kernel_shape, stride, dilation) / counts
+
+
+def lp_pool(
+    x: Tensor,
+    *,
+    kernel_shape: Ints,
+    strides: Ints | None = None,
+    pads: Ints | None = None,
+    dilations: Ints | None = None,
+    ceil_mode: int = 0,
+    auto_pad: str = "NOTSET",
+    p: int = 2,
+) -> Tensor:
+    rank = len(kernel_shape)
+    stride, around, dilation = _window(x, kernel_shape, strides, pads, dilations, auto_pad)
+    extra = _overhang(x, kernel_shape, stride, around, dilation) if ceil_mode else [0] * rank
+    whole = torch_pads([*around[:rank], *(end + more for end, more in zip(around[rank:], extra, strict=True))])
+    return _sums(F.pad(x.abs() ** p, whole), kernel_shape, stride, dilation) ** (1 / p)
+
+
+def _sums(x: Tensor, kernel: Ints, stride: Ints, dilation: Ints) -> Tensor:
+    """The sum of every window, channel by channel."""
+    rows = x.reshape(-1, 1, *x.shape[2:])
+    ones = torch.ones(1, 1, *kernel, dtype=x.dtype, device=x.device)
+    sums = CONVOLUTIONS[len(kernel)](rows, ones, None, tuple(stride), 0, tuple(dilation))
+    return sums.reshape(*x.shape[:2], *sums.shape[2:])
+
+
+def global_average_pool(x: Tensor) -> Tensor:
+    return x.mean(dim=tuple(range(2, x.dim())), keepdim=True)
+
+
+def global_max_pool(x: Tensor) -> Tensor:
+    return x.amax(dim=tuple(range(2, x.dim())), keepdim=True)
+
+
+def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
+    return (x.abs() ** p).sum(dim=tuple(range(2, x.dim())), keepdim=True) ** (1 / p)
+
+
+WINDOW = Quantization(inputs=(0,))
+
+plain("MaxPool", max_pool, quantization=Quantization(passes=True), ignored=frozenset({"storage_order"}))
+plain("AveragePool", average_pool, quantization=WINDOW, attribute_since={"dilations": 19})
+plain("LpPool", lp_pool, attribute_since={"dilations": 18, "ceil_mode": 18})
+plain("GlobalAveragePool", global_average_pool, quantization=WINDOW)
+plain("GlobalMaxPool", global_max_pool, quantization=Quantization(passes=True))
+plain("GlobalLpPool", global_lp_pool)

@@ -1,0 +1,261 @@
+"""Ops that move or copy values, and those that compute with shapes."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from torch import Tensor, fx
+
+from workers.engine.dtypes import TORCH_OF_ONNX
+from workers.engine.ops.base import Op, Quantization, register
+from workers.engine.ops.convolution import torch_pads
+from workers.engine.ops.plain import Plain, plain
+from workers.engine.ops.reductions import as_ints
+
+if TYPE_CHECKING:
+    from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.writers.onnx import OnnxBuilder
+
+PASSES = Quantization(inputs=(0,), passes=True)
+Ints = Sequence[int] | Tensor
+
+
+def reshape(x: Tensor, shape: Ints, *, allowzero: int = 0) -> Tensor:
+    sizes = as_ints(shape)
+    if not allowzero:
+        sizes = [x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
+    return x.reshape(sizes)
+
+
+def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
+    """A matrix: the dimensions before `axis`, and the others."""
+    before = axis + x.dim() if axis < 0 else axis
+    return (
+        x.reshape(math.prod(x.shape[:before]), -1)
+        if x.numel()
+        else x.reshape(math.prod(x.shape[:before]), math.prod(x.shape[before:]))
+    )
+
+
+def transpose(x: Tensor, *, perm: Sequence[int] | None = None) -> Tensor:
+    return x.permute(*(range(x.dim() - 1, -1, -1) if perm is None else perm))
+
+
+def squeeze(x: Tensor, axes: Ints | None = None) -> Tensor:
+    return x.squeeze() if axes is None else x.squeeze(as_ints(axes))
+
+
+def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
+    wanted = as_ints(axes)
+    rank = x.dim() + len(wanted)
+    for axis in sorted(axis % rank for axis in wanted):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def concat(*tensors: Tensor, axis: int) -> Tensor:
+    return torch.cat(tensors, axis)
+
+
+def split(x: Tensor, sizes: Ints | None = None, *, axis: int = 0, num_outputs: int) -> tuple[Tensor, ...]:
+    """The last part is the shorter one where the axis does not divide."""
+    if sizes is not None:
+        return x.split(as_ints(sizes), axis)
+    parts = x.split(-(-x.shape[axis] // num_outputs), axis)
+    return parts
+
+
+def shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
+    return torch.tensor(x.shape[start:end], dtype=torch.int64, device=x.device)
+
+
+def size(x: Tensor) -> Tensor:
+    return torch.tensor(x.numel(), dtype=torch.int64, device=x.device)
+
+
+def expand(x: Tensor, sizes: Ints) -> Tensor:
+    return x.expand(torch.broadcast_shapes(x.shape, as_ints(sizes)))
+
+
+def tile(x: Tensor, repeats: Ints) -> Tensor:
+    return x.repeat(as_ints(repeats))
+
+
+def pad(
+    x: Tensor, pads: Ints, value: Tensor | float | None = None, axes: Ints | None = None, *, mode: str = "constant"
+) -> Tensor:
+    amounts = as_ints(pads)
+    if axes is not None:
+        chosen = [axis % x.dim() for axis in as_ints(axes)]
+        full = [0] * (2 * x.dim())
+        for index, axis in enumerate(chosen):
+            full[axis], full[axis + x.dim()] = amounts[index], amounts[index + len(chosen)]
+        amounts = full
+    if mode == "constant":
+        return F.pad(x, torch_pads(amounts), value=0 if value is None else float(value))
+    for axis in range(x.dim()):
+        x = _pad_axis(x, axis, amounts[axis], amounts[axis + len(amounts) // 2], mode)
+    return x
+
+
+def _pad_axis(x: Tensor, axis: int, begin: int, end: int, mode: str) -> Tensor:
+    if not begin and not end:
+        return x
+    length = x.shape[axis]
+    places = torch.arange(-begin, length + end, device=x.device)
+    if mode == "edge":
+        places = places.clamp(0, length - 1)
+    elif mode == "wrap":
+        places = places % length
+    else:
+        period = max(2 * (length - 1), 1)
+        places = (places % period).minimum((-places) % period) if length > 1 else places * 0
+    return x.index_select(axis, places)
+
+
+def cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:  # noqa: ARG001 (matters for 8-bit floats only)
+    return x.to(TORCH_OF_ONNX[to])
+
+
+def cast_like(x: Tensor, like: Tensor, *, saturate: int = 1) -> Tensor:  # noqa: ARG001 (as above)
+    return x.to(like.dtype)
+
+
+def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
+    batch, channels, height, width = x.shape
+    block, depth = blocksize, channels // blocksize**2
+    if mode == "DCR":
+        parts = x.reshape(batch, block, block, depth, height, width).permute(0, 3, 4, 1, 5, 2)
+    else:
+        parts = x.reshape(batch, depth, block, block, height, width).permute(0, 1, 4, 2, 5, 3)
+    return parts.reshape(batch, depth, height * block, width * block)
+
+
+def space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
+    batch, channels, height, width = x.shape
+    block = blocksize
+    parts = x.reshape(batch, channels, height // block, block, width // block, block).permute(0, 3, 5, 1, 2, 4)
+    return parts.reshape(batch, channels * block**2, height // block, width // block)
+
+
+def trilu(x: Tensor, k: int | Tensor | None = None, *, upper: int = 1) -> Tensor:
+    diagonal = 0 if k is None else int(k)
+    return x.triu(diagonal) if upper else x.tril(diagonal)
+
+
+def einsum(*tensors: Tensor, equation: str) -> Tensor:
+    return torch.einsum(equation, *tensors)
+
+
+plain("Reshape", reshape, literals=frozenset({1}), attribute_since={"allowzero": 14}, quantization=PASSES)
+plain("Flatten", flatten, quantization=PASSES)
+plain("Transpose", transpose, quantization=PASSES)
+plain("Squeeze", squeeze, literals=frozenset({1}), attribute_before={1: ("axes", 13)}, quantization=PASSES)
+plain("Unsqueeze", unsqueeze, literals=frozenset({1}), attribute_before={1: ("axes", 13)}, quantization=PASSES)
+plain("Concat", concat, quantization=Quantization(inputs=None))
+plain("Shape", shape, opset=15)
+plain("Size", size)
+plain("Expand", expand, literals=frozenset({1}))
+plain("Tile", tile, literals=frozenset({1}))
+plain(
+    "Pad",
+    pad,
+    literals=frozenset({1, 2, 3}),
+    attribute_before={1: ("pads", 11), 2: ("value", 11)},
+    quantization=PASSES,
+)
+plain("CastLike", cast_like, attribute_since={"saturate": 19}, opset=15)
+plain("DepthToSpace", depth_to_space, quantization=PASSES)
+plain("SpaceToDepth", space_to_depth, quantization=PASSES)
+plain("Trilu", trilu, literals=frozenset({1}), opset=14)
+
+
+@register
+class Cast(Plain):
+    name = "Cast"
+    functions = (cast,)
+    attribute_since = {"saturate": 19}
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+        value, to = node.input(0), node.attribute("to")
+        if to not in TORCH_OF_ONNX:
+            raise node.refuse(f"type number {to} is not supported")
+        if isinstance(value, Tensor):
+            return graph.keep(cast(value, to=to))
+        return graph.call(cast, value, to=to, saturate=node.attribute("saturate", 1))
+
+
+@register
+class Split(Plain):
+    name = "Split"
+    functions = (split,)
+    literals = frozenset({1})
+    attribute_before = {1: ("split", 13)}
+
+    def read_attributes(self, node: OnnxNode, function: Any) -> dict[str, Any]:  # noqa: ARG002 (of the base)
+        return {"axis": node.attribute("axis", 0), "num_outputs": len(node.outputs)}
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> tuple[Value, ...]:
+        attributes = self.read_attributes(node, split)
+        return graph.call_each(len(node.outputs), split, *self.read_inputs(node), **attributes)
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        count, sized = int(node.kwargs["num_outputs"]), len(node.args) > 1 and node.args[1] is not None  # type: ignore[arg-type]
+        onnx.emit(
+            node,
+            "Split",
+            node.args,
+            outputs=count,
+            axis=node.kwargs["axis"],
+            num_outputs=None if sized or onnx.opset < 18 else count,
+        )
+
+
+@register
+class Einsum(Plain):
+    """Only the letters, commas and arrows of an equation reach generated code."""
+
+    name = "Einsum"
+    functions = (einsum,)
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+        equation = "".join(str(node.attribute("equation", "")).split())
+        if not equation or not set(equation) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ,.->"):
+            raise node.invalid("its equation is not one of letters, commas and an arrow")
+        return graph.call(einsum, *(node.input(index) for index in range(len(node.inputs))), equation=equation)
+
+
+@register
+class GetItem(Op):
+    """One output of an op that has several; ONNX has no op for it, the writer names the output itself."""
+
+    name = "GetItem"
+    domain = "modelpress"
+    functions = (operator.getitem,)
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        """Its producer has bound it already."""
+
+
+@register
+class Identity(Op):
+    name = "Identity"
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:  # noqa: ARG002 (of the base)
+        return node.input(0)
+
+
+@register
+class Dropout(Op):
+    """Does nothing in a model that is used; fine-tuning goes without it."""
+
+    name = "Dropout"
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:  # noqa: ARG002 (of the base)
+        return node.input(0)

@@ -1,0 +1,162 @@
+"""Reads an ONNX file into the graph. The file is hostile: nothing in it is run, imported or pasted into code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+from modelpress.models import Dim, TensorSpec
+from workers.engine.builder import GraphBuilder, Value
+from workers.engine.dtypes import TORCH_OF_ONNX, WORD_OF_TORCH
+from workers.engine.errors import EngineError, InvalidModelError, UnsupportedModelError
+from workers.engine.graph import Graph
+from workers.engine.ops.base import OPS
+from workers.engine.readers.onnx_node import OnnxNode, shown
+from workers.engine.readers.onnx_tensors import read_tensor
+
+OLDEST_OPSET = 7
+STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+def read_onnx(source: bytes | Path) -> Graph:
+    """The graph of an ONNX file, in eval mode. Raises InvalidModelError or UnsupportedModelError with the reason."""
+    model = _parse(source if isinstance(source, bytes) else source.read_bytes())
+    opsets = _opsets(model)
+    graph = GraphBuilder()
+    values = _Values(model.graph, graph)
+    for info in model.graph.input:
+        if info.name not in values.stored:
+            values.define(info.name, graph.input(_spec(info, "input")))
+    for proto in model.graph.node:
+        _read_node(proto, opsets, values, graph)
+    outputs = [(_spec(info, "output"), values[info.name]) for info in model.graph.output]
+    if not outputs:
+        raise InvalidModelError("the model has no outputs")
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    return graph.finish(outputs, opset=opsets[""], metadata=metadata)
+
+
+def _parse(data: bytes) -> ModelProto:
+    try:
+        model = ModelProto.FromString(data)
+    except DecodeError as error:
+        raise InvalidModelError("the file is not an ONNX model, or it is cut off") from error
+    if not model.HasField("graph") or not model.graph.node:
+        raise InvalidModelError("the file is not an ONNX model: it has no graph with nodes")
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    if model.graph.sparse_initializer:
+        raise UnsupportedModelError("the model has sparse initializers; store its weights as dense tensors")
+    return model
+
+
+def _opsets(model: ModelProto) -> dict[str, int]:
+    opsets = {"" if entry.domain in STANDARD_DOMAINS else entry.domain: entry.version for entry in model.opset_import}
+    version = opsets.get("")
+    if version is None:
+        raise InvalidModelError("the model does not say which ONNX opset it uses")
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= version <= newest:
+        raise UnsupportedModelError(
+            f"the model uses opset {version}; {OLDEST_OPSET} to {newest} are supported (onnx.version_converter changes it)"
+        )
+    return opsets
+
+
+class _Values:
+    """Everything that has a name in the file. Stored tensors are decoded when they are first asked for."""
+
+    def __init__(self, proto: GraphProto, graph: GraphBuilder) -> None:
+        self.stored: Mapping[str, TensorProto] = {tensor.name: tensor for tensor in proto.initializer}
+        self._graph = graph
+        self._known: dict[str, Value] = {}
+
+    def define(self, name: str, value: Value) -> None:
+        if name in self._known or name in self.stored:
+            raise InvalidModelError(f"two values of the model have the name {shown(name)}")
+        self._known[name] = value
+
+    def __getitem__(self, name: str) -> Value:
+        if name not in self._known:
+            if name not in self.stored:
+                raise InvalidModelError(f"value {shown(name)} is used, but nothing before that makes it")
+            self._known[name] = self._graph.name(read_tensor(self.stored[name], name), name)
+        return self._known[name]
+
+
+def _read_node(proto: NodeProto, opsets: dict[str, int], values: _Values, graph: GraphBuilder) -> None:
+    domain = "" if proto.domain in STANDARD_DOMAINS else proto.domain
+    op = OPS.get((domain, proto.op_type))
+    if op is None:
+        kind = f"{domain}.{proto.op_type}" if domain else proto.op_type
+        raise UnsupportedModelError(f"the model uses the operator {shown(kind)}, which is not supported")
+    node = OnnxNode(
+        op_type=proto.op_type,
+        domain=domain,
+        name=proto.name,
+        opset=opsets.get(domain, 1),
+        inputs=tuple(values[name] if name else None for name in proto.input),
+        input_names=tuple(proto.input),
+        outputs=tuple(proto.output),
+        attributes=dict(_attributes(proto)),
+    )
+    try:
+        result = op.read(node, graph)
+    except EngineError:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        raise node.invalid(f"cannot be read ({error})") from error
+    results = result if isinstance(result, tuple) else (result,)
+    if len(results) < len(node.outputs):
+        raise node.refuse(f"only its first {len(results)} outputs are supported")
+    for name, value in zip(node.outputs, results, strict=False):
+        if name:
+            values.define(name, value)
+
+
+def _attributes(proto: NodeProto) -> Iterator[tuple[str, Any]]:
+    for attribute in proto.attribute:
+        match attribute.type:
+            case AttributeProto.FLOAT:
+                yield attribute.name, attribute.f
+            case AttributeProto.INT:
+                yield attribute.name, attribute.i
+            case AttributeProto.STRING:
+                yield attribute.name, attribute.s.decode(errors="replace")
+            case AttributeProto.TENSOR:
+                yield attribute.name, read_tensor(attribute.t, f"{proto.name}.{attribute.name}")
+            case AttributeProto.FLOATS:
+                yield attribute.name, tuple(attribute.floats)
+            case AttributeProto.INTS:
+                yield attribute.name, tuple(attribute.ints)
+            case AttributeProto.STRINGS:
+                yield attribute.name, tuple(text.decode(errors="replace") for text in attribute.strings)
+            case _:
+                raise UnsupportedModelError(
+                    f"{proto.op_type} node {shown(proto.name)}: attribute {shown(attribute.name)} is of a kind "
+                    "that is not supported"
+                )
+
+
+def _spec(info: ValueInfoProto, role: str) -> TensorSpec:
+    if info.type.WhichOneof("value") != "tensor_type":
+        raise UnsupportedModelError(f"{role} {shown(info.name)} is not a tensor")
+    tensor = info.type.tensor_type
+    dtype = TORCH_OF_ONNX.get(tensor.elem_type)
+    if dtype is None:
+        raise UnsupportedModelError(f"{role} {shown(info.name)} has an element type that is not supported")
+    if not tensor.HasField("shape"):
+        raise UnsupportedModelError(f"{role} {shown(info.name)} has no shape; export the model with its dimensions")
+    return TensorSpec(name=info.name, dtype=WORD_OF_TORCH[dtype], shape=tuple(_dim(dim) for dim in tensor.shape.dim))
+
+
+def _dim(dim: Any) -> Dim:
+    """Exporters write unknown dimensions as an empty name, as -1 or as 0."""
+    if dim.HasField("dim_param"):
+        return str(dim.dim_param) or None
+    return dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None

@@ -1,0 +1,118 @@
+"""Shapes and dtypes of every value, found by running the graph once on made-up inputs; and what is counted with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from modelpress.models import ModelStats, TensorSpec
+from workers.engine.dtypes import TORCH_OF_WORD
+from workers.engine.errors import EngineError, InvalidModelError, UnsupportedModelError
+from workers.engine.graph import Graph
+from workers.engine.ops.base import op_of
+
+FREE_SIZES = (16, 32, 64, 224, 1)
+"""Tried in turn for dimensions that the model leaves open, such as height, width and time."""
+
+
+def batch_symbols(graph: Graph) -> set[str]:
+    """Names of the dimension that counts examples: the first one of an input, where it is open."""
+    return {str(spec.shape[0]) for spec in graph.inputs if spec.shape and isinstance(spec.shape[0], str)}
+
+
+def example_inputs(graph: Graph, batch: int, free: int) -> tuple[Tensor, ...]:
+    """Inputs that fit the signature: normal floats, zeros for integers; open dimensions are `batch` or `free` long."""
+    generator = torch.Generator().manual_seed(0)
+    symbols = batch_symbols(graph)
+    return tuple(_example(spec, _shape(spec, symbols, batch, free), generator) for spec in graph.inputs)
+
+
+def _shape(spec: TensorSpec, symbols: set[str], batch: int, free: int) -> tuple[int, ...]:
+    def size(axis: int) -> int:
+        dim = spec.shape[axis]
+        if isinstance(dim, int):
+            return dim
+        return batch if dim in symbols or axis == 0 else free
+
+    return tuple(size(axis) for axis in range(len(spec.shape)))
+
+
+def _example(spec: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    dtype = TORCH_OF_WORD[spec.dtype]
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.zeros(shape, dtype=dtype)
+
+
+class _Recorder(fx.Interpreter):
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            result = super().run_node(n)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise InvalidModelError(f"{n.meta.get('layer', n.name)}: {str(error).splitlines()[0]}") from error
+        if n.op != "output":
+            n.meta["shape"], n.meta["dtype"] = _of(result, "shape"), _of(result, "dtype")
+        return result
+
+
+def _of(result: Any, what: str) -> Any:
+    if isinstance(result, Tensor):
+        return tuple(result.shape) if what == "shape" else result.dtype
+    return tuple(_of(part, what) for part in result)
+
+
+def propagate(graph: Graph, batch: int = 2, free: int | None = None) -> int:
+    """Fill `meta["shape"]` and `meta["dtype"]` of every node (a tuple of each where it has several outputs).
+
+    Returns the size that dimensions left open other than the batch had. Raises InvalidModelError where the model runs
+    with none of the sizes tried.
+    """
+    failure: InvalidModelError | None = None
+    device = next((tensor.device for tensor in graph.module.state_dict().values()), torch.device("cpu"))
+    for size in FREE_SIZES if free is None else (free,):
+        inputs = [example.to(device) for example in example_inputs(graph, batch, size)]
+        try:
+            with torch.no_grad():
+                _Recorder(graph.module).run(*inputs)
+        except InvalidModelError as error:
+            failure = failure or error
+        else:
+            return size
+        if all(isinstance(dim, int) for spec in graph.inputs for dim in spec.shape[1:]):
+            break
+    assert failure is not None
+    raise failure
+
+
+def stats(graph: Graph) -> ModelStats:
+    """What is counted of a model, MACs for one example; they are None where the graph does not run with made-up inputs."""
+    weights = {id(tensor): tensor for layer in graph.layers() for tensor in layer.weights.values()}
+    parametrized = {id(p) for n, p in graph.module.named_parameters() if ".parametrizations." in f".{n}"}
+    others = [p for p in graph.module.parameters() if id(p) not in parametrized and id(p) not in weights]
+    tensors = [*weights.values(), *others]
+    nodes = [node for node in graph.module.graph.nodes if node.op in ("call_module", "call_function")]
+    ops = Counter(op_of(node).name for node in nodes)
+    del ops["GetItem"]
+    return ModelStats(
+        parameters=sum(tensor.numel() for tensor in tensors),
+        nonzeros=sum(int(torch.count_nonzero(tensor)) for tensor in tensors),
+        macs=_macs(graph, nodes),
+        layers=sum(1 for _ in graph.layers()),
+        opset=graph.opset,
+        ops=dict(sorted(ops.items())),
+    )
+
+
+def _macs(graph: Graph, nodes: list[fx.Node]) -> int | None:
+    for free in (1, *FREE_SIZES):
+        try:
+            propagate(graph, batch=1, free=free)
+        except (InvalidModelError, UnsupportedModelError):
+            continue
+        return sum(op_of(node).macs(node) for node in nodes)
+    return None

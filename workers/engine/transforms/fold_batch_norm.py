@@ -1,0 +1,73 @@
+"""Folds a batch normalization into the layer before it: one layer, the same outputs in eval mode."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+from workers.engine.constraints import constraints_of
+from workers.engine.graph import Graph
+from workers.engine.ops.convolution import Conv, ConvTranspose
+from workers.engine.ops.linear import Linear
+from workers.engine.ops.normalization import BatchNorm
+
+
+def fold_batch_norm(graph: Graph) -> int:
+    """Fold in place wherever nothing else uses the layer's output. Returns how many batch norms went.
+
+    A layer whose weight or bias is constrained keeps its batch norm: scaling would leave the constraint.
+    """
+    module = graph.module
+    calls: dict[str, int] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    folded = 0
+    for node in list(module.graph.nodes):
+        layer = _before(node, module, calls)
+        if layer is not None:
+            norm = module.get_submodule(str(node.target))
+            assert isinstance(norm, BatchNorm)
+            _scale(layer, norm)
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+            folded += 1
+    if folded:
+        module.delete_all_unused_submodules()
+        module.recompile()
+    return folded
+
+
+def _before(node: fx.Node, module: fx.GraphModule, calls: dict[str, int]) -> Conv | ConvTranspose | Linear | None:
+    """The layer that a batch norm can be folded into, or None."""
+    if node.op != "call_module" or not isinstance(module.get_submodule(str(node.target)), BatchNorm):
+        return None
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
+        return None
+    layer = module.get_submodule(str(source.target))
+    if not isinstance(layer, (Conv, ConvTranspose, Linear)) or calls[str(source.target)] > 1:
+        return None
+    constrained = any(constraints_of(layer, name) for name in ("weight", "bias"))
+    over_channels = not isinstance(layer, Linear) or type(layer) is Linear
+    return layer if over_channels and not constrained else None
+
+
+def _scale(layer: Conv | ConvTranspose | Linear, norm: BatchNorm) -> None:
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    with torch.no_grad():
+        gain: Tensor = norm.weight.double() / torch.sqrt(variance.double() + norm.eps)
+        shift = norm.bias.double() - mean.double() * gain
+        dtype = layer.weight.dtype
+        if isinstance(layer, ConvTranspose):
+            grouped = layer.weight.unflatten(0, (layer.groups, -1)).double()
+            gains = gain.reshape(layer.groups, 1, -1, *[1] * layer.rank)
+            weight = (grouped * gains).flatten(0, 1)
+        else:
+            weight = layer.weight.double() * gain.reshape(-1, *[1] * (layer.weight.dim() - 1))
+        if layer.bias is not None:
+            shift = shift + layer.bias.double() * gain
+        layer.weight = nn.Parameter(weight.to(dtype))
+        layer.bias = nn.Parameter(shift.to(dtype))

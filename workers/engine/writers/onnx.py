@@ -1,0 +1,252 @@
+"""Writes the graph as an ONNX file: the ops that came in, the user's names outside, the same bytes every time."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from onnx import ModelProto, TensorProto, helper
+from torch import Tensor, fx, nn
+
+from modelpress.models import TensorSpec
+from workers.engine.constraints import constraints_of
+from workers.engine.dtypes import ONNX_OF_TORCH, TORCH_OF_WORD
+from workers.engine.encodings import Encoding
+from workers.engine.errors import UnsupportedModelError
+from workers.engine.graph import Graph
+from workers.engine.ops.base import op_of
+
+PRODUCER = "modelpress"
+OLDEST_OPSET = 13
+"""The first opset with per-channel `DequantizeLinear`."""
+LARGEST_FILE = 2**31 - 2**20
+"""Protobuf messages end at 2 GiB."""
+
+
+def write_onnx(graph: Graph) -> bytes:
+    """The graph as one ONNX file. Raises UnsupportedModelError above 2 GiB."""
+    onnx = OnnxBuilder(graph)
+    for node in graph.module.graph.nodes:
+        if node.op in ("call_module", "call_function") and node.target is not operator.getitem:
+            op_of(node).write(node, onnx)
+    return onnx.finish()
+
+
+class OnnxBuilder:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._encoded: dict[tuple[str, str], tuple[Tensor, Encoding | None]] = {}
+        self.opset = self._opset()
+        self._nodes: list[Any] = []
+        self._initializers: list[TensorProto] = []
+        self._bytes = 0
+        self._taken = {spec.name for spec in (*graph.inputs, *graph.outputs)}
+        self._names: dict[fx.Node, str] = {}
+        self._stored: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+        self._weights: dict[tuple[str, str, bool], str] = {}
+        nodes = list(graph.module.graph.nodes)
+        for node, spec in zip((n for n in nodes if n.op == "placeholder"), graph.inputs, strict=True):
+            self._names[node] = spec.name
+        self._results: tuple[fx.Node, ...] = nodes[-1].args[0]
+        self._wanted: dict[fx.Node, str] = {}
+        for node, spec in zip(self._results, graph.outputs, strict=True):
+            if node.op in ("call_module", "call_function"):
+                self._wanted.setdefault(node, spec.name)
+
+    def module(self, node: fx.Node) -> nn.Module:
+        return self.graph.module.get_submodule(str(node.target))
+
+    def layer(self, node: fx.Node) -> str:
+        return str(node.meta.get("layer", node.name))
+
+    def value(self, argument: Any) -> str:
+        """The name of a value: a node's own, "" for None, names as they are, and Python numbers become int64 or float32 constants."""
+        if argument is None:
+            return ""
+        if isinstance(argument, str):
+            return argument
+        if not isinstance(argument, fx.Node):
+            return self.initializer("literal", _tensor(argument))
+        if argument not in self._names and argument.op == "get_attr":
+            name = str(argument.meta.get("name", argument.name))
+            self._names[argument] = self.initializer(name, self.stored(argument))
+        return self._names[argument]
+
+    def stored(self, argument: Any) -> Tensor:
+        """The tensor behind a `get_attr` node."""
+        value = getattr(self.graph.module, str(argument.target))
+        assert isinstance(value, Tensor)
+        return value
+
+    @staticmethod
+    def tensor(value: Tensor) -> TensorProto:
+        """A tensor as the attribute of a node."""
+        return stored_tensor("", value)
+
+    def emit(
+        self,
+        node: fx.Node,
+        op_type: str,
+        inputs: Sequence[Any],
+        *,
+        domain: str = "",
+        outputs: int = 0,
+        **attributes: Any,
+    ) -> None:
+        """Add the ONNX node that computes an fx node, and bind what it makes.
+
+        Inputs are names, fx nodes, None or Python numbers. `outputs`: how many the op always has; others are left out
+        where nobody uses them.
+        """
+        names = self._trimmed([self.value(argument) for argument in inputs])
+        parts = [user for user in node.users if user.target is operator.getitem]
+        if parts:
+            made = self._bind_parts(parts, outputs)
+        else:
+            self._names[node] = self._wanted.get(node) or self._unique(node.name)
+            made = [self._names[node]]
+        self._add(op_type, names, made, self.layer(node), domain, attributes)
+
+    def node(self, op_type: str, inputs: Sequence[str], name: str, *, domain: str = "", **attributes: Any) -> str:
+        """Add a node of one output; returns the output's name, which is `name` or the nearest free one."""
+        unique = self._unique(name)
+        self._add(op_type, list(inputs), [unique], unique, domain, attributes)
+        return unique
+
+    def initializer(self, name: str, tensor: Tensor) -> str:
+        """Store a tensor; equal tensors are stored once. Returns the name it is stored under."""
+        proto = stored_tensor(name, tensor)
+        key = (proto.data_type, tuple(proto.dims), hashlib.blake2b(proto.raw_data, digest_size=16).digest())
+        if key not in self._stored:
+            self._bytes += len(proto.raw_data)
+            if self._bytes > LARGEST_FILE:
+                raise UnsupportedModelError("the result is larger than 2 GiB, which one ONNX file cannot hold")
+            proto.name = self._stored[key] = self._unique(name)
+            self._initializers.append(proto)
+        return self._stored[key]
+
+    def weight(self, node: fx.Node, name: str, *, transpose: bool = False) -> str:
+        """A leaf's parameter as its constraints leave it, in their encoding; "" where the leaf has none."""
+        path = str(node.target)
+        if (path, name, transpose) not in self._weights:
+            self._weights[path, name, transpose] = self._store(node, name, transpose)
+        return self._weights[path, name, transpose]
+
+    def finish(self) -> bytes:
+        for node, spec in zip(self._results, self.graph.outputs, strict=True):
+            name = self.value(node)
+            if name != spec.name:
+                self._add("Identity", [name], [spec.name], spec.name, "", {})
+        proto = helper.make_graph(
+            self._nodes,
+            "main",
+            [_info(spec) for spec in self.graph.inputs],
+            [_info(spec) for spec in self.graph.outputs],
+            self._initializers,
+        )
+        opsets = [helper.make_opsetid("", self.opset)]
+        opsets += [helper.make_opsetid(domain, 1) for domain in sorted({n.domain for n in self._nodes if n.domain})]
+        model = ModelProto(
+            ir_version=helper.find_min_ir_version_for(opsets, ignore_unknown=True),
+            producer_name=PRODUCER,
+            graph=proto,
+            opset_import=opsets,
+        )
+        helper.set_model_props(model, self.graph.metadata)
+        return bytes(model.SerializeToString(deterministic=True))
+
+    def _opset(self) -> int:
+        needed = [OLDEST_OPSET, self.graph.opset]
+        for node in self.graph.module.graph.nodes:
+            if node.op not in ("call_module", "call_function"):
+                continue
+            needed.append(op_of(node).opset)
+            if node.op == "call_module":
+                module = self.module(node)
+                for name in getattr(module, "parametrizations", {}):
+                    encoded = encode(module, name)
+                    self._encoded[str(node.target), name] = encoded
+                    needed.append(getattr(encoded[1], "opset", OLDEST_OPSET))
+        return max(needed)
+
+    def _store(self, node: fx.Node, name: str, transpose: bool) -> str:
+        parameter = getattr(self.module(node), name)
+        if parameter is None:
+            return ""
+        tensor, encoding = self._encoded.get((str(node.target), name), (parameter, None))
+        label = f"{self.layer(node)}.{name}"
+        if encoding is not None:
+            return (encoding.transposed() if transpose else encoding).write(self, label)
+        return self.initializer(label, tensor.t() if transpose else tensor)
+
+    def _bind_parts(self, parts: list[fx.Node], least: int) -> list[str]:
+        """Names of a node's outputs; those that nobody asks for are left out."""
+        wanted: dict[int, str] = {}
+        for part in parts:
+            if part in self._wanted:
+                wanted.setdefault(int(part.args[1]), self._wanted[part])  # type: ignore[arg-type]
+        count = max(least, *(int(part.args[1]) + 1 for part in parts))  # type: ignore[arg-type]
+        used = {int(part.args[1]) for part in parts}  # type: ignore[arg-type]
+        outputs = [
+            wanted.get(index) or (self._unique(f"{parts[0].name}_{index}") if index in used or index < least else "")
+            for index in range(count)
+        ]
+        for part in parts:
+            self._names[part] = outputs[int(part.args[1])]  # type: ignore[arg-type]
+        return outputs
+
+    def _add(
+        self, op_type: str, inputs: list[str], outputs: list[str], name: str, domain: str, attributes: dict[str, Any]
+    ) -> None:
+        present = {key: value for key, value in attributes.items() if value is not None and value != ()}
+        self._nodes.append(helper.make_node(op_type, inputs, outputs, name=name, domain=domain, **present))
+
+    def _unique(self, name: str) -> str:
+        unique, number = name, 0
+        while unique in self._taken:
+            number += 1
+            unique = f"{name}_{number}"
+        self._taken.add(unique)
+        return unique
+
+    @staticmethod
+    def _trimmed(names: list[str]) -> list[str]:
+        while names and not names[-1]:
+            names.pop()
+        return names
+
+
+def encode(module: nn.Module, name: str) -> tuple[Tensor, Encoding | None]:
+    """The parameter after its constraints, and the encoding of the last that has one and was not overruled later."""
+    chain = constraints_of(module, name)
+    encoding: Encoding | None = None
+    with torch.no_grad():
+        value: Tensor = module.parametrizations[name].original if chain else getattr(module, name)  # type: ignore[union-attr, index]
+        for constraint in chain:
+            constrained = constraint(value)
+            own = constraint.encode(value)
+            if own is not None:
+                encoding = own
+            elif encoding is not None and not torch.equal(constrained, value):
+                encoding = None
+            value = constrained
+    return value, encoding
+
+
+def _tensor(literal: Any) -> Tensor:
+    first = literal[0] if isinstance(literal, (tuple, list)) and literal else literal
+    dtype = torch.float32 if isinstance(first, float) else torch.bool if isinstance(first, bool) else torch.int64
+    return torch.tensor(literal, dtype=dtype)
+
+
+def stored_tensor(name: str, tensor: Tensor) -> TensorProto:
+    plain = tensor.detach().cpu().contiguous()
+    raw = (plain.view(torch.int16) if plain.dtype is torch.bfloat16 else plain).numpy().tobytes()
+    return TensorProto(name=name, data_type=ONNX_OF_TORCH[tensor.dtype], dims=tensor.shape, raw_data=raw)
+
+
+def _info(spec: TensorSpec) -> Any:
+    return helper.make_tensor_value_info(spec.name, ONNX_OF_TORCH[TORCH_OF_WORD[spec.dtype]], spec.shape)
