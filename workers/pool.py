@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 from workers import messages
 
@@ -24,7 +25,7 @@ LOST = -signal.SIGKILL
 
 
 class Runner:
-    """One run in a runner. `events`, `log` and `exit` are file descriptors to select on; `exit` is readable at the end."""
+    """One run in a runner. `events`, `log` and `exit` are files to select on; `exit` is readable at the end."""
 
     def __init__(self, number: int, events: int, log_file: int) -> None:
         self.number = number
@@ -35,30 +36,42 @@ class Runner:
         self.peak_bytes = 0
         self._pidfd: int | None = None
         self._lock = threading.Lock()
-        self._pending: signal.Signals | None = None
+        self._wanted: signal.Signals | None = None
+        self._closed = False
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         with self._lock:
-            if self._pidfd is None:
-                self._pending = number
-            elif self.status is None:
+            self._wanted = number
+            if self._pidfd is not None and self.status is None:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(self._pidfd, number)
 
     def started(self, pidfd: int) -> None:
         with self._lock:
-            self._pidfd = pidfd
-        if self._pending is not None:
-            self.kill(self._pending)
+            if self._wanted is not None:
+                signal.pidfd_send_signal(pidfd, self._wanted)
+            if self._closed:
+                os.close(pidfd)
+            else:
+                self._pidfd = pidfd
 
     def ended(self, status: int, peak_bytes: int) -> None:
         with self._lock:
             self.status = status
             self.peak_bytes = peak_bytes
-        os.eventfd_write(self.exit, 1)
+            if not self._closed:
+                os.eventfd_write(self.exit, 1)
 
-    def close(self) -> None:
-        messages.close_all([self.events, self.log, self.exit, *([] if self._pidfd is None else [self._pidfd])])
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Where the run has not ended, it is killed."""
+        self.kill()
+        with self._lock:
+            self._closed = True
+            messages.close_all([self.events, self.log, self.exit, *([] if self._pidfd is None else [self._pidfd])])
+            self._pidfd = None
 
 
 class Pool:

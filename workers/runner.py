@@ -6,6 +6,7 @@ which waits for its end, ends whatever it left behind and says how it went.
 
 import contextlib
 import faulthandler
+import logging
 import os
 import resource
 import signal
@@ -57,6 +58,8 @@ def _run(engine: Engine, channel: socket.socket, namespaces: int) -> None:
     kernel.die_with_parent(signal.SIGKILL)
     os.setsid()
     kernel.name_process("modelpress-run")
+    with contextlib.suppress(OSError):  # where the kernel must end somebody for want of memory, let it be this process
+        Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         held = sandbox.settle(namespaces)
         request, files = messages.receive(channel)
@@ -74,11 +77,12 @@ def _run(engine: Engine, channel: socket.socket, namespaces: int) -> None:
 
 
 def _work(engine: Engine, request: messages.Run, held: tuple[str, ...]) -> int:
-    # A signal that ends a run first leaves in its log where it was; the handler is C, so a long operation is no obstacle.
+    # SIGTERM comes before the end: the log then says where the run was. The handler is C, so it works in any operation.
     faulthandler.enable()
     faulthandler.register(signal.SIGTERM)
     run_dir = Path(request.run_dir)
     _move_in(run_dir)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         sandbox.confine(sandbox.Limits(run_dir, request.memory_bytes, request.file_bytes))
     except OSError as error:

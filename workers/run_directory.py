@@ -1,0 +1,96 @@
+"""Where a run lives on disk: made for one attempt, gone after it, and what a runner left there is read as hostile."""
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from pydantic import ValidationError
+
+from modelpress.run import RunResult
+
+LARGEST_RESULT = 32 << 20
+LOCK = "lock"
+
+
+class InvalidResultError(Exception):
+    """A runner said that it was done, but what it left behind cannot be used."""
+
+
+class Scratch:
+    """A worker's own folder below the shared one. Those of workers that are gone are removed on the way in."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for other in folder.iterdir():
+            _remove_if_left(other)
+        self.folder = Path(tempfile.mkdtemp(prefix="worker-", dir=folder))
+        self._lock = (self.folder / LOCK).open("wb")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    @contextmanager
+    def run_directory(self, name: str) -> Iterator[Path]:
+        path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+        try:
+            (path / "in").mkdir()
+            (path / "out").mkdir()
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _remove_if_left(folder: Path) -> None:
+    """A live worker holds the lock in its folder; one that is just being made has none yet, and is let be."""
+    try:
+        with (folder / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        return
+
+
+def read_result(run_dir: Path) -> RunResult:
+    """Raises InvalidResultError."""
+    with open_output(run_dir, "result.json") as (file, _):
+        text = file.read(LARGEST_RESULT + 1)
+    if len(text) > LARGEST_RESULT:
+        raise InvalidResultError("result.json is too large")
+    try:
+        return RunResult.model_validate_json(text)
+    except ValidationError as error:
+        raise InvalidResultError(f"result.json does not say what it must: {error.error_count()} errors") from error
+
+
+@contextmanager
+def open_output(run_dir: Path, name: str) -> Iterator[tuple[BinaryIO, int]]:
+    """A plain file directly in out/, never through a link, and its size. Raises InvalidResultError."""
+    if name in {"", ".", ".."} or "/" in name or "\0" in name:
+        raise InvalidResultError(f"{name!r} is not the plain name of a file")
+    try:
+        folder = os.open(run_dir / "out", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise InvalidResultError(f"out/{name} cannot be opened: {error.strerror}") from error
+    with os.fdopen(file, "rb") as opened:
+        about = os.fstat(file)
+        if not stat.S_ISREG(about.st_mode) or about.st_nlink != 1:
+            raise InvalidResultError(f"out/{name} is not a plain file")
+        yield opened, about.st_size
