@@ -1,11 +1,14 @@
 """How results look in a terminal. Answers go to stdout, everything else to stderr."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

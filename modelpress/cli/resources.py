@@ -1,19 +1,18 @@
-"""`modelpress models`, `datasets`, `jobs`, `steps`, `download`: what is there, and what can be done with it."""
+"""`modelpress models`, `datasets`, `jobs`: what is there, and what can be done with it."""
 
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from modelpress.cli.connect import ERROR, connected
-from modelpress.cli.output import err, moment, out, print_json, size, table
+from modelpress.cli.output import Json, err, moment, out, print_json, size, table
 from modelpress.cli.progress import display, follow
 from modelpress.cli.report import render
-from modelpress.client import Job, StepInfo
+from modelpress.client import Job
 from modelpress.jobs import JobStatus
 
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="how many, newest first")]
 JobId = Annotated[str, typer.Argument(help="id of a job (job_…)")]
 
@@ -141,41 +140,6 @@ def show_report(context: typer.Context, job_id: JobId, as_json: Json = False) ->
     if as_json:
         return print_json(report)
     return out.print(render(report))
-
-
-def download(
-    context: typer.Context,
-    model_id: str,
-    output: Annotated[Path, typer.Option("--output", "-o", help="file, or folder")] = Path(),
-    file_format: Annotated[str | None, typer.Option("--format", help="the first one by default")] = None,
-) -> None:
-    """Fetch a model's file; a download that broke goes on where it was."""
-    with connected(context) as client:
-        out.print(str(client.download(model_id, output, file_format)), soft_wrap=True)
-
-
-def steps(context: typer.Context, name: Annotated[str | None, typer.Argument()] = None, as_json: Json = False) -> None:
-    """The techniques that a recipe can be made of; with a name, the options of one."""
-    with connected(context) as client:
-        found = client.steps() if name is None else (client.step(name),)
-    if as_json:
-        return print_json(found if name is None else found[0])
-    if name is not None:
-        return out.print(*describe(found[0]), sep="\n")
-    shown = table("step", "data it needs", "what it does")
-    for step in found:
-        shown.add_row(step.name, step.data.value, step.description)
-    return out.print(shown)
-
-
-def describe(step: StepInfo) -> tuple[Any, ...]:
-    options = table("option", "default", "what it is")
-    for name, schema in step.options.get("properties", {}).items():
-        if name != "step":
-            options.add_row(name, str(schema.get("default", "")), schema.get("description", ""))
-    after = ", ".join(step.may_follow) or "nothing"
-    head = f"[bold]{step.name}[/]  {step.description}\nneeds data: {step.data.value}; may come after: {after}"
-    return head, f"[dim]{step.paper}[/]", options
 
 
 def steps_of(job: Job) -> str:

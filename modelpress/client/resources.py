@@ -7,7 +7,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from modelpress.jobs import JobStatus, Progress
 from modelpress.models import DatasetSpec, ModelStats, Signature
-from modelpress.report import Environment, Report, Verdict
+from modelpress.report import Agreement, Environment, Latency, Quality, Report, Size, Verdict
 from modelpress.steps import Data
 
 
@@ -109,12 +109,38 @@ class StepInfo(Answer):
     options: dict[str, Any]
 
 
+class Baseline(Answer):
+    model_id: str
+    name: str
+    size: Size
+
+
+class Candidate(Answer):
+    """One row of a comparison: the figures of the report of the job that made this model."""
+
+    model_id: str
+    name: str
+    job_id: str
+    steps: tuple[str, ...]
+    size: Size
+    size_ratio: float
+    latency: tuple[Latency, ...]
+    quality: Quality | None
+    agreement: Agreement | None
+    verdict: Verdict
+    targets_met: bool | None
+    pareto_optimal: bool
+
+
 class Comparison(Answer):
-    """A table: one row a candidate, each measured against the baseline."""
+    """Results side by side, smallest first."""
 
     id: str
-    baseline: str
-    rows: tuple[dict[str, Any], ...]
+    created_at: datetime
+    baseline: Baseline
+    candidates: tuple[Candidate, ...]
+    axes: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 T = TypeVar("T")
