@@ -5,8 +5,9 @@ import pwd
 import shutil
 import socket
 from pathlib import Path
+from typing import Protocol
 
-from app.embedded.child import User
+from app.embedded.child import StartError, User
 
 HOST = "127.0.0.1"
 
@@ -28,6 +29,25 @@ def private_folder(path: Path, user: User | None = None) -> Path:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     hand_over(path, user)
     return path
+
+
+class Server(Protocol):
+    port: int
+
+    def start(self) -> None: ...
+
+
+def start_on_free_port(server: Server) -> None:
+    """Between our looking for a port and the server's taking it, somebody else may."""
+    for tries_left in (2, 1, 0):
+        server.port = free_port()
+        try:
+            server.start()
+        except StartError:
+            if not tries_left:
+                raise
+        else:
+            return
 
 
 def free_port() -> int:

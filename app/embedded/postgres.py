@@ -4,6 +4,7 @@ It listens on a loopback port and asks for a password, rather than trusting a Un
 network, but it could open a socket file of its own user.
 """
 
+import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from psycopg import sql
 
 from app.embedded.child import Child, StartError
 from app.embedded.home import kept
-from app.embedded.place import HOST, free_port, hand_over, private_folder, unprivileged
+from app.embedded.place import HOST, hand_over, private_folder, start_on_free_port, unprivileged
 
 VERSION = "18"
 NAME = "modelpress"  # of the role and of the database
@@ -63,17 +64,8 @@ class Postgres:
         self.password = kept(self.folder / "password", lambda: token_urlsafe(32))
         if not self.data.exists():
             self._initialise()
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            self.port = free_port()
-            try:
-                self.start()
-                break
-            except StartError:
-                # a server that was left behind by a killed owner may still be closing this folder
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
+        self._wait_for_former()
+        start_on_free_port(self)
         try:
             self._create_database()
         except BaseException:
@@ -87,6 +79,22 @@ class Postgres:
     @property
     def running(self) -> bool:
         return self.child.running
+
+    def _wait_for_former(self) -> None:
+        """A server whose owner was killed a moment ago may still be closing this folder."""
+        deadline = time.monotonic() + STOP_SECONDS
+        while pid := self._former():
+            if time.monotonic() > deadline:
+                raise StartError(f"another PostgreSQL (process {pid}) uses {self.data}")
+            time.sleep(0.05)
+
+    def _former(self) -> int | None:
+        try:
+            pid = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        return pid if os.fsencode(self.data) in command else None  # else the number has been given to another process
 
     def _initialise(self) -> None:
         fresh = self.folder / "data.new"

@@ -1,17 +1,18 @@
 """A real Redis (or Valkey), run and ended by us. It keeps nothing: the rows in PostgreSQL are the truth."""
 
 import signal
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from app.embedded.child import Child, StartError
 from app.embedded.home import kept
-from app.embedded.place import HOST, find_program, free_port, private_folder, unprivileged
+from app.embedded.place import HOST, find_program, private_folder, start_on_free_port, unprivileged
 
 START_SECONDS = 20
 STOP_SECONDS = 5
@@ -50,16 +51,8 @@ class Redis:
     def __enter__(self) -> Self:
         private_folder(self.folder)
         self.password = kept(self.folder / "password", lambda: token_urlsafe(32))
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            self.port = free_port()
-            try:
-                self.start()
-            except StartError:  # someone else may have taken the port
-                if time.monotonic() > deadline:
-                    raise
-            else:
-                return self
+        start_on_free_port(self)
+        return self
 
     def __exit__(self, *exc: object) -> None:
         self.child.stop(STOP_SECONDS)
@@ -91,7 +84,7 @@ class Redis:
 
     def _answers(self) -> bool:
         try:
-            with redis.Redis.from_url(self.url) as client:
+            with redis.Redis.from_url(self.url, retry=Retry(NoBackoff(), 0)) as client:
                 client.ping()
         except redis.ConnectionError:
             return False
