@@ -18,7 +18,7 @@ from modelpress.steps import Data
 from workers.engine.context import Batches, Context
 from workers.engine.data import SyntheticBatches
 from workers.engine.graph import Graph
-from workers.engine.inspection import check_agreement, example_inputs, signature, statistics
+from workers.engine.inspection import Checked, check_agreement, check_reading, signature
 from workers.engine.job_data import JobBatches
 from workers.engine.measuring.environment import environment
 from workers.engine.measuring.figures import Conditions, Figures, Subject, measure
@@ -27,7 +27,8 @@ from workers.engine.measuring.verdict import Evidence, judge
 from workers.engine.readers import read_model
 from workers.engine.recipe import apply_recipe, check_recipe
 from workers.engine.reporter import Reporter
-from workers.engine.runtime import arrays, open_session
+from workers.engine.runtime import Session, arrays, open_session
+from workers.engine.shapes import FREE_SIZES, stats
 from workers.engine.task import resolve_device, resolve_runtime, resolve_task
 from workers.engine.writers.onnx import write_onnx
 
@@ -67,7 +68,7 @@ def _make(spec: Compress, run_dir: Path, reporter: Reporter) -> Made:
     _seed(request.seed)
     reporter.begin(0)
     device = resolve_device(spec.device)
-    original, file, examples = _read_original(spec, run_dir, reporter)
+    original, file, checked = _read_original(spec, run_dir, reporter)
     names = signature(original)
     inputs = JobBatches(spec.data, names, request.task, run_dir)
     task = resolve_task(names, request.task, inputs.labelled)
@@ -75,7 +76,16 @@ def _make(spec: Compress, run_dir: Path, reporter: Reporter) -> Made:
         reporter.warn(task.note)
     data: dict[str, Batches] = dict(inputs.by_use)
     runtime = resolve_runtime(request.runtime, device)
-    conditions = Conditions(names, task, request.task.metric, threads, runtime, request.seed, reporter.deadline)
+    conditions = Conditions(
+        signature=names,
+        task=task,
+        metric=request.task.metric,
+        threads=threads,
+        runtime=runtime,
+        seed=request.seed,
+        free=checked.free if checked is not None else FREE_SIZES[0],
+        deadline=reporter.deadline,
+    )
     context = Context(
         train=data.get("train"),
         calibrate=_calibration(spec, data, conditions, reporter),
@@ -98,13 +108,13 @@ def _make(spec: Compress, run_dir: Path, reporter: Reporter) -> Made:
     applied.graph.module.cpu()
     result = run_dir / RESULT
     result.write_bytes(write_onnx(applied.graph))
-    check_agreement(applied.graph, examples, open_session(result, threads).run_all(arrays(examples)))
-    stats = statistics(applied.graph)
+    _check_written(applied.graph, open_session(result, threads), checked)
+    held = stats(applied.graph)
     return Made(
-        original=Subject(file, statistics(original)),
-        result=Subject(result, stats),
+        original=Subject(file, stats(original)),
+        result=Subject(result, held),
         model=ModelSpec(
-            format="onnx", signature=signature(applied.graph), stats=stats, notes=tuple(applied.graph.notes)
+            format="onnx", signature=signature(applied.graph), stats=held, notes=tuple(applied.graph.notes)
         ),
         layers=layer_table(original, applied.graph, applied.untouched),
         steps=tuple(applied.steps),
@@ -114,8 +124,8 @@ def _make(spec: Compress, run_dir: Path, reporter: Reporter) -> Made:
     )
 
 
-def _read_original(spec: Compress, run_dir: Path, reporter: Reporter) -> tuple[Graph, Path, tuple[torch.Tensor, ...]]:
-    """The graph, the ONNX file that stands for the original when it is measured, and some inputs that both take."""
+def _read_original(spec: Compress, run_dir: Path, reporter: Reporter) -> tuple[Graph, Path, Checked | None]:
+    """The graph, the ONNX file that stands for the original when it is measured, and inputs that both took."""
     file = run_dir / spec.model.path
     format_, graph = read_model(file)
     if format_ != "onnx":
@@ -126,10 +136,13 @@ def _read_original(spec: Compress, run_dir: Path, reporter: Reporter) -> tuple[G
         )
     for note in graph.notes:
         reporter.warn(note)
-    session = open_session(file, spec.limits.threads)
-    examples = example_inputs(graph, session)
-    check_agreement(graph, examples, session.run(arrays(examples)))
-    return graph, file, examples
+    return graph, file, check_reading(graph, open_session(file, spec.limits.threads))
+
+
+def _check_written(graph: Graph, session: Session, checked: Checked | None) -> None:
+    """Raises InvalidModelError unless the stored bytes answer as the graph that was written does."""
+    if checked is not None:
+        check_agreement(graph, checked.inputs, session.run(arrays(checked.inputs)))
 
 
 def _teacher(spec: Compress, run_dir: Path, device: torch.device) -> Graph | None:
@@ -151,7 +164,7 @@ def _calibration(
         reporter.warn(
             f"{', '.join(wanting)} had no calibration data and used made-up inputs; a few hundred real ones do better"
         )
-    return SyntheticBatches(conditions.signature, conditions.seed)
+    return SyntheticBatches(conditions.signature, conditions.seed, conditions.free)
 
 
 def _report(spec: Compress, made: Made, figures: Figures, reporter: Reporter) -> Report:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from operator import getitem
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +10,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modelpress.models import DatasetSpec, ModelSpec, ModelStats, Signature
-from workers.engine.data import SyntheticBatches, read_dataset
+from modelpress.models import DatasetSpec, ModelSpec, Signature
+from workers.engine.data import read_dataset
 from workers.engine.errors import InvalidModelError
 from workers.engine.graph import Graph
-from workers.engine.ops.base import op_of
 from workers.engine.readers import read_model
 from workers.engine.runtime import Session, arrays, open_session
+from workers.engine.shapes import FREE_SIZES, example_inputs, stats
 from workers.engine.writers.onnx import write_onnx
 
 EXAMPLES = 2
 """Two, so that a batch size that was fixed by mistake shows."""
 TOLERANCE = 1e-2
 """Relative error up to which two runtimes agree: int8 values may round to the other side."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Inputs that the model takes, what ONNX Runtime answers to them, and how long open dimensions were."""
+
+    inputs: tuple[Tensor, ...]
+    answers: list[NDArray]
+    free: int
 
 
 def inspect_dataset(path: Path, scratch: Path) -> DatasetSpec:
@@ -40,28 +47,20 @@ def inspect_model(path: Path, threads: int) -> ModelSpec:
     format_, graph = read_model(path)
     check_values(graph)
     notes = list(graph.notes)
-    session = open_session(path if format_ == "onnx" else write_onnx(graph), threads)
-    inputs = example_inputs(graph, session)
-    answered = session.run(arrays(inputs))
-    if not all(np.isfinite(output).all() for output in answered if output.dtype.kind == "f"):
+    checked = check_reading(graph, open_session(path if format_ == "onnx" else write_onnx(graph), threads))
+    if checked is None:
+        notes.append("made-up inputs do not run through this model, so that its reading could not be checked")
+    elif not all(np.isfinite(output).all() for output in checked.answers if output.dtype.kind == "f"):
         notes.append("on made-up inputs the model answers NaN or infinity; that may be right for inputs it never sees")
-    check_agreement(graph, inputs, answered)
-    return ModelSpec(format=format_, signature=signature(graph), stats=statistics(graph), notes=tuple(notes))
+    return ModelSpec(format=format_, signature=signature(graph), stats=stats(graph), notes=tuple(notes))
 
 
 def signature(graph: Graph) -> Signature:
     return Signature(inputs=graph.inputs, outputs=graph.outputs)
 
 
-def example_inputs(graph: Graph, session: Session) -> tuple[Tensor, ...]:
-    """Made-up inputs of two examples, or of as many as the file is fixed to."""
-    size = session.batch or EXAMPLES
-    inputs, _ = SyntheticBatches(signature(graph), 0, size).take(torch.arange(size))
-    return inputs
-
-
 def check_values(graph: Graph) -> None:
-    """Raises InvalidModelError where a weight is NaN, or a layer's weight infinite."""
+    """Raises InvalidModelError where a layer's weight is not finite, or any other number of the model is NaN."""
     for layer in graph.layers():
         for name, weight in layer.weights.items():
             if weight.is_floating_point() and not torch.isfinite(weight).all():
@@ -70,14 +69,31 @@ def check_values(graph: Graph) -> None:
                     f"the weight {name!r} of the layer {layer.name!r} holds {found}: the training has probably "
                     "diverged; upload an earlier checkpoint"
                 )
-    for name, tensor in tensors(graph):
+    for name, tensor in graph.module.state_dict().items():
         if tensor.is_floating_point() and torch.isnan(tensor).any():
             raise InvalidModelError(f"the model's tensor {name!r} holds NaN: the training has probably diverged")
 
 
+def check_reading(graph: Graph, session: Session) -> Checked | None:
+    """Run made-up inputs, with open dimensions of several lengths, until ONNX Runtime takes one; None if it takes none.
+
+    Raises InvalidModelError unless our graph answers as ONNX Runtime does.
+    """
+    fixed = all(isinstance(dim, int) for spec in graph.inputs for dim in spec.shape[1:])
+    for free in FREE_SIZES[:1] if fixed else FREE_SIZES:
+        inputs = example_inputs(graph, session.batch or EXAMPLES, free)
+        try:
+            answers = session.run(arrays(inputs))
+        except InvalidModelError:
+            continue
+        check_agreement(graph, inputs, answers)
+        return Checked(inputs, answers, free)
+    return None
+
+
 @torch.inference_mode()
 def check_agreement(graph: Graph, inputs: tuple[Tensor, ...], expected: list[NDArray]) -> None:
-    """Raises InvalidModelError unless our graph answers as ONNX Runtime does."""
+    """Raises InvalidModelError unless our graph answers as expected."""
     for spec, own, other in zip(graph.outputs, arrays(graph(*inputs)), expected, strict=True):
         if own.shape != other.shape:
             raise InvalidModelError(
@@ -104,31 +120,3 @@ def relative_error(own: NDArray, other: NDArray) -> float:
         noise = np.linalg.norm(np.where(same, 0, own - other))
     error = noise / max(float(np.linalg.norm(np.nan_to_num(other, posinf=0, neginf=0))), 1e-12)
     return float(error) if np.isfinite(error) else float("inf")
-
-
-@torch.no_grad()
-def statistics(graph: Graph) -> ModelStats:
-    held = [tensor for _, tensor in tensors(graph)]
-    called = [node for node in graph.module.graph.nodes if node.op.startswith("call_") and node.target is not getitem]
-    return ModelStats(
-        parameters=sum(tensor.numel() for tensor in held),
-        nonzeros=sum(int(torch.count_nonzero(tensor)) for tensor in held),
-        macs=sum(op_of(node).macs(node) for node in called),
-        layers=sum(1 for _ in graph.layers()),
-        opset=graph.opset,
-        ops=dict(sorted(Counter(op_of(node).name for node in called).items())),
-    )
-
-
-def tensors(graph: Graph) -> Iterator[tuple[str, Tensor]]:
-    """Every float parameter and buffer once, weights as the layers use them."""
-    seen: set[int] = set()
-    for name, module in graph.module.named_modules():
-        if "parametrizations" in name.split("."):
-            continue
-        parametrized = getattr(module, "parametrizations", {})
-        plain = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for key, tensor in [*plain, *((key, getattr(module, key)) for key in parametrized)]:
-            if tensor.is_floating_point() and id(tensor) not in seen:
-                seen.add(id(tensor))
-                yield f"{name}.{key}".lstrip("."), tensor

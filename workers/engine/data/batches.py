@@ -11,19 +11,13 @@ from modelpress.jobs import Task
 from modelpress.matching import MismatchError, match
 from modelpress.models import Signature, TensorSpec
 from workers.engine.data.dataset import Dataset
+from workers.engine.dtypes import TORCH_OF_WORD
 from workers.engine.errors import InvalidDataError
 
 MADE_UP = 256
 """Examples that are made up where there is no data."""
-FREE_SIZE = 16
-"""What a free dimension other than the batch is taken for."""
 WHOLE_NUMBERS = 2
 """Made-up integers are 0 or 1: what a model's vocabulary or categories hold cannot be known."""
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """The torch dtype of numpy's word for it."""
-    return getattr(torch, name)
 
 
 class DatasetBatches:
@@ -38,7 +32,7 @@ class DatasetBatches:
         except MismatchError as error:
             raise InvalidDataError(error.detail) from error
         self._inputs = [
-            (dataset.arrays[matched.inputs[spec.name]], torch_dtype(spec.dtype)) for spec in signature.inputs
+            (dataset.arrays[matched.inputs[spec.name]], TORCH_OF_WORD[spec.dtype]) for spec in signature.inputs
         ]
         self._labels = None if matched.labels is None or task.kind == "none" else dataset.arrays[matched.labels]
         self.label = matched.labels if self._labels is not None else None
@@ -59,19 +53,19 @@ class SyntheticBatches:
 
     labelled = False
 
-    def __init__(self, signature: Signature, seed: int, examples: int = MADE_UP) -> None:
+    def __init__(self, signature: Signature, seed: int, free: int, examples: int = MADE_UP) -> None:
         generator = np.random.default_rng(seed)
         self.examples = examples
-        self._inputs = [_made_up(spec, examples, generator) for spec in signature.inputs]
+        self._inputs = [_made_up(spec, examples, free, generator) for spec in signature.inputs]
 
     def take(self, indices: Tensor) -> tuple[tuple[Tensor, ...], None]:
         return tuple(array[indices] if array.ndim else array for array in self._inputs), None
 
 
-def _made_up(spec: TensorSpec, examples: int, generator: np.random.Generator) -> Tensor:
-    rest = (dim if isinstance(dim, int) and dim >= 0 else FREE_SIZE for dim in spec.shape[1:])
+def _made_up(spec: TensorSpec, examples: int, free: int, generator: np.random.Generator) -> Tensor:
+    rest = (dim if isinstance(dim, int) and dim >= 0 else free for dim in spec.shape[1:])
     shape = (examples, *rest) if spec.shape else ()
-    dtype = torch_dtype(spec.dtype)
+    dtype = TORCH_OF_WORD[spec.dtype]
     if dtype.is_floating_point:
         return torch.from_numpy(generator.standard_normal(shape, np.float32)).to(dtype)
     return torch.from_numpy(generator.integers(0, WHOLE_NUMBERS, shape)).to(dtype)

@@ -50,6 +50,8 @@ class Conditions:
     threads: int
     runtime: Runtime
     seed: int
+    free: int
+    """Length of dimensions that the model leaves open, for made-up inputs."""
     deadline: float
 
 
@@ -88,7 +90,7 @@ def _agreement_data(data: dict[str, Batches], conditions: Conditions) -> tuple[S
     for source in sources:
         if source in data:
             return source, data[source]
-    return "synthetic", SyntheticBatches(conditions.signature, conditions.seed)
+    return "synthetic", SyntheticBatches(conditions.signature, conditions.seed, conditions.free)
 
 
 def _compare(
