@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from app.db.session import make_engine
 
-LOCK = 0x6D6F64656C  # "model": any number, as long as every starting process means the same
+LOCK = 0x6D696772617465  # "migrate": any number, as long as every starting process means the same
 
 
 def config() -> Config:

@@ -6,6 +6,7 @@ would take both. That a tenant stores the same content once is the row's unique 
 
 import contextlib
 import errno
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from app.storage.staging import StagedWriter, drop_staged, old_staged, stored_si
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PART = ".part"
+STRAYS_SECONDS = 600  # to list every file is dear, and strays are rare
 
 
 class FileStore:
@@ -30,6 +32,7 @@ class FileStore:
     def __init__(self, folder: Path, engine: Engine) -> None:
         self._folder = folder
         self._engine = engine
+        self._strays_swept = -math.inf
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, blob_id: UUID) -> Path:
@@ -60,6 +63,9 @@ class FileStore:
         dropped = [blob_id for blob_id in old if drop_staged(self._engine, blob_id)]
         for blob_id in dropped:
             self.remove(blob_id)
+        if time.monotonic() - self._strays_swept < STRAYS_SECONDS:
+            return len(dropped)
+        self._strays_swept = time.monotonic()
         return len(dropped) + self._sweep_strays(older_than_seconds)
 
     def _sweep_strays(self, older_than_seconds: float) -> int:

@@ -9,5 +9,6 @@ from app.embedded.redis import Redis
 
 folder = Path(sys.argv[1])
 with Postgres(folder / "postgres", durable=False), Redis(folder / "redis"):
-    print("running", flush=True)
+    sys.stdout.write("running\n")
+    sys.stdout.flush()
     time.sleep(600)

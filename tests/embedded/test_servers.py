@@ -87,7 +87,7 @@ def test_both_end_after_a_kill_9_of_their_owner_and_start_again(owner, tmp_path)
 
 
 def test_no_server_runs_as_root(owner):
-    users = {pid: os.stat(f"/proc/{pid}").st_uid for pid in descendants(owner.pid)}
+    users = {pid: Path(f"/proc/{pid}").stat().st_uid for pid in descendants(owner.pid)}
     assert users
     assert 0 not in users.values()
 
@@ -96,7 +96,7 @@ def test_a_start_that_fails_says_why(tmp_path):
     with Postgres(tmp_path, durable=False):
         pass
     (tmp_path / "data" / "PG_VERSION").write_text("9")
-    with pytest.raises(StartError, match="not compatible|incompatible"), Postgres(tmp_path, durable=False):
+    with pytest.raises(StartError, match="version 9"), Postgres(tmp_path, durable=False):
         pass
 
 
