@@ -26,13 +26,13 @@ class Encoding(Protocol):
 class Integers:
     """Integers behind `DequantizeLinear`: value = (integer - zero_point) × scale.
 
-    `values` int8 of the weight's shape; `scale` float32 and `zero_point` int8, both of shape (channels,) along `axis`,
-    or 0-d where axis is None.
+    `values` int8, or int32 for a bias, of the weight's shape; `scale` float32 and `zero_point` of the type of the
+    values (None: zero), both of shape (channels,) along `axis`, or 0-d where axis is None.
     """
 
     values: Tensor
     scale: Tensor
-    zero_point: Tensor
+    zero_point: Tensor | None
     axis: int | None
     bits: float = 8.0
 
@@ -40,11 +40,11 @@ class Integers:
         return replace(self, values=self.values.t(), axis=None if self.axis is None else 1 - self.axis)
 
     def write(self, onnx: OnnxBuilder, name: str) -> str:
-        quantized = onnx.initializer(f"{name}_quantized", self.values)
-        scale = onnx.initializer(f"{name}_scale", self.scale)
-        zero_point = onnx.initializer(f"{name}_zero_point", self.zero_point)
+        inputs = [onnx.initializer(f"{name}_quantized", self.values), onnx.initializer(f"{name}_scale", self.scale)]
+        if self.zero_point is not None:
+            inputs.append(onnx.initializer(f"{name}_zero_point", self.zero_point))
         attributes = {} if self.axis is None else {"axis": self.axis}
-        return onnx.node("DequantizeLinear", (quantized, scale, zero_point), f"{name}_dequantized", **attributes)
+        return onnx.node("DequantizeLinear", inputs, f"{name}_dequantized", **attributes)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,133 @@
+"""Calibration data in batches, and the ranges that inner results took on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from workers.engine.context import Batches
+from workers.engine.errors import StepError
+from workers.engine.graph import Graph
+from workers.engine.quantization.placement import Placement
+from workers.engine.quantization.ranges import RANGES, Histogram, Range, min_max
+from workers.engine.quantization.simulation import Simulation
+
+MOST_EXAMPLES = 1024
+"""Ranges settle long before more examples than this."""
+BATCH = 64
+SAME = 0.01
+"""Ranges whose bounds differ by less than this share of their width are not told apart."""
+
+
+class Calibration:
+    """An even sample of the calibration examples, on the device where the graph is.
+
+    `batch` is the batch size that the graph is bound to, None where any will do.
+    """
+
+    def __init__(self, source: Batches, device: torch.device, seed: int, batch: int | None = None) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self._indices = torch.randperm(source.examples, generator=generator)[:MOST_EXAMPLES].sort().values
+        self._source = source
+        self._batch = batch
+        self._device = device
+
+    @property
+    def examples(self) -> int:
+        return len(self._indices)
+
+    def batches(self) -> Iterator[tuple[Tensor, ...]]:
+        for indices in self._indices.split(self._batch or BATCH):
+            if self._batch is None or len(indices) == self._batch:
+                yield self._take(indices)
+
+    def some(self, count: int) -> tuple[Tensor, ...]:
+        """Inputs of `count` examples, or of all where there are fewer; of one batch where the graph is bound to one."""
+        count = min(self._batch or count, self.examples)
+        spread = torch.linspace(0, self.examples - 1, count).round().long()
+        return self._take(self._indices[spread])
+
+    def _take(self, indices: Tensor) -> tuple[Tensor, ...]:
+        inputs, _ = self._source.take(indices)
+        return tuple(value.to(self._device) for value in inputs)
+
+
+class _Observer(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, watch: Callable[[fx.Node, Tensor], None], watched: set[fx.Node]) -> None:
+        super().__init__(module)
+        self._watch = watch
+        self._watched = watched
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n in self._watched:
+            self._watch(n, result)
+        return result
+
+
+def observe(
+    graph: Graph, values: Sequence[fx.Node], calibration: Calibration, *, count: bool
+) -> dict[fx.Node, Histogram]:
+    """Bounds of these values over all calibration batches and, where asked for, how often each value occurs."""
+    histograms = {value: Histogram() for value in values}
+
+    def see(node: fx.Node, value: Tensor) -> None:
+        try:
+            histograms[node].see(value)
+        except ValueError as error:
+            name = node.meta.get("layer", node.name)
+            raise StepError(
+                f"the results of {name!r} are not finite on the calibration data; check its values and their normalisation"
+            ) from error
+
+    passes = [see]
+    if count:
+        passes.append(lambda node, value: histograms[node].count(value))
+    with torch.no_grad():
+        for watch in passes:
+            observer = _Observer(graph.module, watch, set(values))
+            for inputs in calibration.batches():
+                observer.run(*inputs)
+    return histograms
+
+
+def choose_ranges(
+    method: str, histograms: Mapping[fx.Node, Histogram], simulation: Simulation
+) -> tuple[dict[fx.Node, Range], dict[str, int]]:
+    """The range of each value, and how often each method was taken.
+
+    `auto` tries what the methods find on the outputs, each value by itself, and takes the one that moves them least.
+    """
+    ranges: dict[fx.Node, Range] = {}
+    taken = dict.fromkeys(RANGES, 0)
+    for value, histogram in histograms.items():
+        names = list(RANGES) if method == "auto" else [method]
+        found = {name: RANGES[name](histogram) for name in names}
+        distinct: dict[str, Range] = {}
+        for name, bounds in found.items():
+            if not any(_same(bounds, other) for other in distinct.values()):
+                distinct[name] = bounds
+        best = next(iter(distinct))
+        if len(distinct) > 1:
+            best = min(distinct, key=lambda name: simulation.error_of_range(value, distinct[name]))
+        ranges[value] = distinct[best]
+        taken[best] += 1
+    return ranges, {name: times for name, times in taken.items() if times}
+
+
+def _same(one: Range, other: Range) -> bool:
+    width = max(one.high - one.low, other.high - other.low)
+    return abs(one.low - other.low) <= SAME * width and abs(one.high - other.high) <= SAME * width
+
+
+def find_ranges(
+    graph: Graph, placement: Placement, method: str, calibration: Calibration, simulation: Simulation
+) -> tuple[dict[fx.Node, Range], dict[str, int]]:
+    """Ranges for every source of the placement."""
+    histograms = observe(graph, placement.sources, calibration, count=method != "min_max")
+    if method == "min_max":
+        return {value: min_max(histogram) for value, histogram in histograms.items()}, {"min_max": len(histograms)}
+    return choose_ranges(method, histograms, simulation)

@@ -1,0 +1,124 @@
+"""Puts a placement into a graph: fake-quantize leaves on the values, grids on the weights and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from workers.engine.constraints import constrain
+from workers.engine.graph import Graph
+from workers.engine.quantization.fake_quantize import FakeQuantize
+from workers.engine.quantization.grid import BiasGrid, IntegerGrid, grid_of
+from workers.engine.quantization.lowering import gain
+from workers.engine.quantization.placement import Placement, Point, trait_of
+from workers.engine.quantization.ranges import Range
+
+BIAS_HEADROOM = 2.0**30
+"""Biases stay below this many steps, half of what int32 holds."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The quantized copy of a float graph, and which node became which."""
+
+    graph: Graph
+    twin: dict[fx.Node, fx.Node]
+    layers: tuple[fx.Node, ...]
+    """The integer layers, in the quantized graph."""
+
+
+def insert(
+    graph: Graph, placement: Placement, ranges: Mapping[fx.Node, Range], layers: frozenset[fx.Node], width: int
+) -> Quantized:
+    """Quantize a copy of the graph. Biases are left float, for what may correct them, until `grid_biases`."""
+    copied = graph.copy()
+    twin = dict(zip(graph.module.graph.nodes, copied.module.graph.nodes, strict=True))
+    leaves: dict[fx.Node, str] = {}
+    gains: list[fx.Node] = []
+    last_input = [node for node in copied.module.graph.nodes if node.op == "placeholder"][-1]
+    for value, point in placement.points.items():
+        if point.source not in leaves:
+            leaves[point.source] = f"quantize_{len(leaves)}"
+            factor = gain_of(point.source)
+            copied.module.add_submodule(leaves[point.source], FakeQuantize.of(ranges[point.source], factor))
+        _insert(copied.module.graph, twin, value, point, leaves[point.source], last_input)
+        if gain_of(value) != 1:
+            gains.append(twin[value])
+    for node in gains:
+        node.replace_all_uses_with(node.args[0])
+        copied.module.graph.erase_node(node)
+    copied.module.to(_device(copied.module))
+    integer = tuple(twin[node] for node in graph.module.graph.nodes if node in layers)
+    for node in integer:
+        _grid_weights(copied.module, node, width)
+    copied.module.graph.lint()
+    copied.module.recompile()
+    return Quantized(copied, twin, integer)
+
+
+def gain_of(value: fx.Node) -> float:
+    """The factor that a value is the product of, where a scale can take it up."""
+    return float(value.kwargs["factor"]) if value.target is gain else 1.0  # type: ignore[arg-type]
+
+
+def _insert(
+    graph: fx.Graph, twin: dict[fx.Node, fx.Node], value: fx.Node, point: Point, leaf: str, last_input: fx.Node
+) -> None:
+    node = twin[value]
+    with graph.inserting_after(last_input if node.op == "placeholder" else node):
+        quantized = graph.call_module(leaf, (node,))
+    quantized.meta = {key: node.meta[key] for key in ("shape",) if key in node.meta}
+    readers = None if point.users is None else {twin[user] for user in point.users}
+    node.replace_all_uses_with(
+        quantized, delete_user_cb=lambda user: user is not quantized and (readers is None or user in readers)
+    )
+
+
+def _grid_weights(module: fx.GraphModule, node: fx.Node, width: int) -> None:
+    layer = module.get_submodule(str(node.target))
+    trait = trait_of(node)
+    assert trait is not None
+    for name, axis in (trait.weights or {}).items():
+        if grid_of(layer, name) is None:
+            weight = getattr(layer, name)
+            grid = IntegerGrid.fit(weight, axis, width)
+            bias = getattr(layer, trait.bias, None) if trait.bias else None
+            step = input_scale(module, node)
+            if bias is not None and axis is not None and step is not None:
+                # A channel of tiny weights beside a large bias: coarser weights, so that int32 holds the bias.
+                grid.scale.copy_(torch.maximum(grid.scale, bias.detach().abs() / (step * BIAS_HEADROOM)))
+            constrain(layer, name, grid)
+
+
+def input_scale(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
+    """The step of the integers that a layer reads; None where it reads floats."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    if source.op != "call_module":
+        return None
+    leaf = module.get_submodule(str(source.target))
+    return leaf.scale * leaf.gain if isinstance(leaf, FakeQuantize) else None
+
+
+def grid_biases(quantized: Quantized) -> None:
+    """Put the biases on the grid of the accumulators, where a layer is called once and reads integers."""
+    module = quantized.graph.module
+    calls: dict[str, int] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    for node in quantized.layers:
+        layer, trait = module.get_submodule(str(node.target)), trait_of(node)
+        step = input_scale(module, node)
+        if trait is None or trait.bias is None or step is None or calls[str(node.target)] > 1:
+            continue
+        grid = next((grid_of(layer, name) for name in trait.weights or {}), None)
+        if grid is not None and grid.axis == 0 and isinstance(getattr(layer, trait.bias, None), Tensor):
+            constrain(layer, trait.bias, BiasGrid(step * grid.scale))
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))

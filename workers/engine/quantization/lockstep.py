@@ -1,0 +1,57 @@
+"""Runs a float graph and its quantized copy side by side, node by node, so that each layer can be mended in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from workers.engine.graph import Graph
+from workers.engine.quantization.insertion import Quantized
+
+Visit = Callable[[fx.Node, Tensor, Tensor], None]
+"""(quantized layer node, its input in the quantized graph, its output in the float graph)"""
+
+
+@torch.no_grad()
+def walk(graph: Graph, quantized: Quantized, inputs: Sequence[Tensor], visit: Visit) -> None:
+    """Visit each integer layer before it runs in the quantized graph: what the visitor mends, later layers see."""
+    floats, integers = _Steps(graph.module, inputs), _Steps(quantized.graph.module, inputs)
+    origin = {copied: node for node, copied in quantized.twin.items()}
+    layers = set(quantized.layers)
+    for node in quantized.graph.module.graph.nodes:
+        if node in origin:
+            floats.run(origin[node])
+        if node in layers:
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            visit(node, integers.values[source], floats.values[origin[node]])
+        integers.run(node)
+        integers.forget(node)
+        if node in origin:
+            floats.forget(origin[node])
+
+
+class _Steps:
+    """A graph run one node at a time; values are dropped after their last reader."""
+
+    def __init__(self, module: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
+        self.values: dict[fx.Node, Any] = {}
+        self._inputs = iter(inputs)
+        self._interpreter = fx.Interpreter(module)
+        self._unread = {node: len(node.users) for node in module.graph.nodes}
+
+    def run(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self.values[node] = next(self._inputs)
+            return
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda value: self.values[value])
+        self.values[node] = getattr(self._interpreter, node.op)(node.target, args, kwargs)
+
+    def forget(self, node: fx.Node) -> None:
+        for source in node.all_input_nodes:
+            self._unread[source] -= 1
+            if not self._unread[source]:
+                del self.values[source]

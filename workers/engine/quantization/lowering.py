@@ -1,0 +1,117 @@
+"""Rewrites ops into others that ONNX Runtime computes in integers.
+
+A hard sigmoid has no integer kernel, but clip(x + β/α, 0, 1/α) is an integer addition that saturates, and the factor α
+is only another way to read the result. So a hard swish becomes an integer addition and an integer product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+
+from workers.engine.graph import Graph
+from workers.engine.ops.activations import clip, hard_sigmoid, hard_swish
+from workers.engine.ops.base import Op, Quantization, register
+from workers.engine.ops.pooling import global_average_pool
+from workers.engine.ops.reductions import reduce_mean
+from workers.engine.ops.shapes import flatten
+
+if TYPE_CHECKING:
+    from workers.engine.writers.onnx import OnnxBuilder
+
+
+def gain(x: Tensor, *, factor: float) -> Tensor:
+    """A factor that costs nothing where the value before it is quantized: its integers are read with another scale."""
+    return x * factor
+
+
+@register
+class Gain(Op):
+    name = "Gain"
+    domain = "modelpress"
+    functions = (gain,)
+    quantization = Quantization(fused=True)
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        onnx.emit(node, "Mul", (node.args[0], node.kwargs["factor"]))
+
+
+@dataclass
+class Lowered:
+    """Hard sigmoids and hard swishes that were taken apart: last new node → (function, its keyword arguments, input)."""
+
+    activations: dict[fx.Node, tuple[Any, dict[str, Any], fx.Node]] = field(default_factory=dict)
+
+    def restore(self, graph: Graph, integer: frozenset[fx.Node]) -> None:
+        """Put those back that do not compute in integers after all: in float one op is faster than four."""
+        for node, (function, kwargs, source) in self.activations.items():
+            if _addition(node) in integer:
+                continue
+            with graph.module.graph.inserting_before(node):
+                original = graph.module.graph.call_function(function, (source,), kwargs)
+            original.meta = node.meta
+            node.replace_all_uses_with(original)
+        graph.module.graph.eliminate_dead_code()
+        graph.module.recompile()
+
+
+def _addition(node: fx.Node) -> fx.Node:
+    """The addition of x + β/α that a lowered activation begins with."""
+    while node.target is not torch.add:
+        node = node.args[1 if node.target is torch.mul else 0]  # type: ignore[assignment]
+    return node
+
+
+def lower(graph: Graph, values: Mapping[fx.Node, Any]) -> Lowered:
+    """Rewrite in place; `values` are the results of all nodes on some inputs. The graph answers as before."""
+    lowered = Lowered()
+    for node in list(graph.module.graph.nodes):
+        if node.target is reduce_mean:
+            _lower_mean(graph, node, values)
+        elif node.target in (hard_swish, hard_sigmoid) and values[node].dtype is torch.float32:
+            replaced = _lower_activation(graph, node)
+            lowered.activations[replaced] = (node.target, dict(node.kwargs), node.args[0])  # type: ignore[assignment]
+            graph.module.graph.erase_node(node)
+    graph.module.recompile()
+    return lowered
+
+
+def _lower_mean(graph: Graph, node: fx.Node, values: Mapping[fx.Node, Any]) -> None:
+    """A mean over all of space is a global average pooling."""
+    source, axes = node.args[0], node.args[1] if len(node.args) > 1 else None
+    if not isinstance(source, fx.Node) or not isinstance(axes, (list, tuple)):
+        return
+    rank = values[source].dim()
+    if rank < 4 or sorted(int(axis) % rank for axis in axes) != list(range(2, rank)):  # type: ignore[arg-type]
+        return
+    nodes = graph.module.graph
+    with nodes.inserting_before(node):
+        mean = nodes.call_function(global_average_pool, (source,))
+        if not node.kwargs.get("keepdims", 1):
+            mean = nodes.call_function(flatten, (mean,), {"axis": 1})
+    node.replace_all_uses_with(mean, propagate_meta=True)
+    nodes.erase_node(node)
+
+
+def _lower_activation(graph: Graph, node: fx.Node) -> fx.Node:
+    swish = node.target is hard_swish
+    alpha = 1 / 6 if swish else float(node.kwargs.get("alpha", 0.2))  # type: ignore[arg-type]
+    beta = 0.5 if swish else float(node.kwargs.get("beta", 0.5))  # type: ignore[arg-type]
+    nodes, source = graph.module.graph, node.args[0]
+    name = f"shift_{beta / alpha:g}".replace(".", "_").replace("-", "minus_")
+    if not hasattr(graph.module, name):
+        device = next((parameter.device for parameter in graph.module.parameters()), None)
+        graph.module.register_buffer(name, torch.tensor(beta / alpha, device=device))
+    with nodes.inserting_before(node):
+        shift = nodes.get_attr(name)
+        shifted = nodes.call_function(torch.add, (source, shift))
+        bounded = nodes.call_function(clip, (shifted, 0.0, 1 / alpha))
+        result = nodes.call_function(gain, (bounded,), {"factor": alpha})
+        if swish:
+            result = nodes.call_function(torch.mul, (source, result))
+    node.replace_all_uses_with(result, propagate_meta=True)
+    return result

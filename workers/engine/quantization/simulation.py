@@ -1,0 +1,140 @@
+"""What a graph answers when some of it computes on integer grids, followed from the first change on only."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from workers.engine.graph import Graph
+from workers.engine.quantization.fake_quantize import FakeQuantize
+from workers.engine.quantization.grid import IntegerGrid
+from workers.engine.quantization.placement import Placement, trait_of
+from workers.engine.quantization.ranges import Range
+
+MOST_BYTES = 1 << 29
+"""Inner results that are kept in memory at a time."""
+
+
+def relative_error(outputs: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
+    """‖outputs - reference‖ / ‖reference‖ over all floating-point outputs, each weighing the same: the largest of them."""
+    worst = 0.0
+    for output, wanted in zip(outputs, reference, strict=True):
+        if wanted.is_floating_point():
+            norm = float(wanted.double().norm())
+            error = float((output.double() - wanted.double()).norm())
+            worst = max(worst, error / norm if norm > 0 else error)
+    return worst if math.isfinite(worst) else math.inf
+
+
+class Simulation:
+    """A float graph with every inner result for a few examples. The graph must not change while this is in use."""
+
+    def __init__(self, graph: Graph, inputs: Sequence[Tensor], width: int) -> None:
+        self._module = graph.module
+        self._width = width
+        self._values = record(graph, inputs)
+        self._quantized: dict[fx.Node, nn.Module] = {}
+
+    @property
+    def outputs(self) -> Sequence[Tensor]:
+        return _tuple(self._values[self._output])
+
+    @property
+    def _output(self) -> fx.Node:
+        return next(iter(reversed(self._module.graph.nodes)))
+
+    def error(self, placement: Placement, ranges: Mapping[fx.Node, Range], layers: frozenset[fx.Node]) -> float:
+        """The relative error of the outputs with these values and the weights of these layers on integer grids."""
+        points = {node: FakeQuantize.of(ranges[point.source]) for node, point in placement.points.items()}
+        return relative_error(self._follow(placement, points, layers), self.outputs)
+
+    def error_of_range(self, value: fx.Node, bounds: Range) -> float:
+        """The relative error of the outputs when this one value alone is on a grid."""
+        alone = Placement(frozenset(), {})
+        return relative_error(self._follow(alone, {value: FakeQuantize.of(bounds)}, frozenset()), self.outputs)
+
+    @torch.no_grad()
+    def _follow(
+        self, placement: Placement, points: Mapping[fx.Node, FakeQuantize], layers: frozenset[fx.Node]
+    ) -> Sequence[Tensor]:
+        """Run again what depends on a point or a quantized layer; all else is as it was recorded."""
+        changed: dict[fx.Node, Any] = {}
+        gridded: dict[fx.Node, Any] = {}
+        interpreter = fx.Interpreter(self._module)
+
+        def read(value: fx.Node, user: fx.Node) -> Any:
+            point = placement.points.get(value)
+            if value in gridded and (point is None or point.users is None or user in point.users):
+                return gridded[value]
+            return changed.get(value, self._values[value])
+
+        for node in self._module.graph.nodes:
+            if node in layers or any(source in changed or source in gridded for source in node.all_input_nodes):
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda value, user=node: read(value, user))
+                if node in layers:
+                    changed[node] = self._layer(node)(*args, **kwargs)
+                elif node.op == "output":
+                    return _tuple(args[0])
+                else:
+                    changed[node] = getattr(interpreter, node.op)(node.target, args, kwargs)
+            if node in points:
+                gridded[node] = points[node].to(_device(self._values[node]))(changed.get(node, self._values[node]))
+        return self.outputs
+
+    def _layer(self, node: fx.Node) -> nn.Module:
+        if node not in self._quantized:
+            module = self._module.get_submodule(str(node.target))
+            self._quantized[node] = with_grids(module, node, self._width)
+        return self._quantized[node]
+
+
+def with_grids(module: nn.Module, node: fx.Node, width: int) -> nn.Module:
+    """A copy of a layer whose weights are rounded to their grids."""
+    trait = trait_of(node)
+    rounded = copy.deepcopy(module)
+    for name, axis in (trait.weights if trait and trait.weights else {}).items():
+        weight = getattr(module, name)
+        parent = rounded.parametrizations[name] if hasattr(rounded, "parametrizations") else None  # type: ignore[union-attr, index]
+        target = getattr(rounded, name) if parent is None else parent.original
+        target.data.copy_(IntegerGrid.fit(weight, axis, width)(weight))
+    return rounded
+
+
+class _Recorder(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+
+    @torch.no_grad()
+    def record(self, inputs: Sequence[Tensor]) -> dict[fx.Node, Any]:
+        self.run(*inputs)
+        return dict(self.env)
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        self.env[n] = result
+        return result
+
+
+def record(graph: Graph, inputs: Sequence[Tensor]) -> dict[fx.Node, Any]:
+    """The result of every node on these inputs."""
+    return _Recorder(graph.module).record(inputs)
+
+
+def bytes_per_example(graph: Graph, inputs: Sequence[Tensor]) -> int:
+    """Memory that the inner results of one example take, by running these."""
+    values = record(graph, inputs)
+    total = sum(value.nbytes for value in values.values() if isinstance(value, Tensor))
+    return max(1, total // max(1, inputs[0].shape[0] if inputs[0].dim() else 1))
+
+
+def _device(value: Any) -> torch.device:
+    return value.device if isinstance(value, Tensor) else torch.device("cpu")
+
+
+def _tuple(value: Any) -> tuple[Tensor, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
