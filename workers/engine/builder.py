@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from modelpress.models import TensorSpec
 from workers.engine.graph import Graph
+from workers.engine.ops.base import op_of_function
 
 Value = fx.Node | Tensor
 """A value while reading: computed when the model runs, or known already."""
@@ -70,7 +71,7 @@ class GraphBuilder:
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Value:
         """Call a function of the op table; at once where everything it needs is constant and small."""
-        if self._folds(args):
+        if self._folds(function, args):
             with torch.no_grad():
                 result = function(*args, **kwargs)
             if isinstance(result, Tensor):
@@ -130,7 +131,11 @@ class GraphBuilder:
     def _argument(self, value: Any) -> Any:
         return self.constant(value) if isinstance(value, Tensor) else value
 
-    def _folds(self, args: tuple[Any, ...]) -> bool:
+    @staticmethod
+    def _folds(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+        op = op_of_function(function)
+        if op is not None and not op.folds:
+            return False
         tensors = [argument for argument in args if isinstance(argument, Tensor)]
         nodes = [argument for argument in args if isinstance(argument, fx.Node)]
         return bool(tensors) and not nodes and all(tensor.numel() <= FOLDED_ELEMENTS for tensor in tensors)

@@ -2,6 +2,7 @@
 
 from workers.engine.ops import (
     activations,
+    attention,
     constants,
     convolution,
     elementwise,
@@ -9,13 +10,16 @@ from workers.engine.ops import (
     linear,
     normalization,
     pooling,
+    quantized,
     recurrent,
     reductions,
+    resizing,
     shapes,
 )
 
 __all__ = [
     "activations",
+    "attention",
     "constants",
     "convolution",
     "elementwise",
@@ -23,7 +27,9 @@ __all__ = [
     "linear",
     "normalization",
     "pooling",
+    "quantized",
     "recurrent",
     "reductions",
+    "resizing",
     "shapes",
 ]

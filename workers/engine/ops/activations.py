@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor
 
+from workers.engine.ops.aten import reads_aten, reads_aten_as
 from workers.engine.ops.base import Quantization
 from workers.engine.ops.plain import plain
+
+if TYPE_CHECKING:
+    from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.aten import AtenNode
 
 UNARY = Quantization()
 FUSED = Quantization(fused=True)
@@ -130,3 +137,83 @@ for name, function in {
     "Atanh": torch.atanh,
 }.items():
     plain(name, function)
+
+
+for target, function in {
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "hardswish": hard_swish,
+    "mish": mish,
+    "abs": torch.abs,
+    "neg": torch.neg,
+    "exp": torch.exp,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "reciprocal": torch.reciprocal,
+    "erf": torch.erf,
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "sin": torch.sin,
+    "cos": torch.cos,
+}.items():
+    reads_aten_as(function, f"{target}.default", f"{target}_.default")
+
+
+@reads_aten("silu.default", "silu_.default")
+def read_aten_silu(node: AtenNode, graph: GraphBuilder) -> Value:
+    x = node.value("self")
+    return graph.call(torch.mul, x, graph.call(torch.sigmoid, x))
+
+
+@reads_aten("rsqrt.default")
+def read_aten_rsqrt(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(torch.reciprocal, graph.call(torch.sqrt, node.value("self")))
+
+
+@reads_aten("gelu.default")
+def read_aten_gelu(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(gelu, node.value("self"), approximate=node.get("approximate", "none"))
+
+
+@reads_aten("leaky_relu.default", "leaky_relu_.default")
+def read_aten_leaky_relu(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(leaky_relu, node.value("self"), alpha=float(node.get("negative_slope", 0.01)))
+
+
+@reads_aten("elu.default", "elu_.default")
+def read_aten_elu(node: AtenNode, graph: GraphBuilder) -> Value:
+    if node.get("scale", 1) != 1 or node.get("input_scale", 1) != 1:
+        raise node.unsupported("scale is not 1")
+    return graph.call(elu, node.value("self"), alpha=float(node.get("alpha", 1.0)))
+
+
+@reads_aten("hardsigmoid.default", "hardsigmoid_.default")
+def read_aten_hard_sigmoid(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(hard_sigmoid, node.value("self"), alpha=1 / 6, beta=0.5)
+
+
+@reads_aten("hardtanh.default", "hardtanh_.default")
+def read_aten_hard_tanh(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(clip, node.value("self"), float(node.get("min_val", -1)), float(node.get("max_val", 1)))
+
+
+@reads_aten("relu6.default", "relu6_.default")
+def read_aten_relu6(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(clip, node.value("self"), 0.0, 6.0)
+
+
+@reads_aten("clamp.default", "clamp_min.default")
+def read_aten_clamp(node: AtenNode, graph: GraphBuilder) -> Value:
+    low, high = node.get("min"), node.get("max")
+    return graph.call(clip, node.value("self"), *(None if bound is None else float(bound) for bound in (low, high)))
+
+
+@reads_aten("softmax.int", "_softmax.default")
+def read_aten_softmax(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(softmax, node.value("self"), axis=int(node.get("dim")))
+
+
+@reads_aten("log_softmax.int", "_log_softmax.default")
+def read_aten_log_softmax(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(log_softmax, node.value("self"), axis=int(node.get("dim")))

@@ -48,6 +48,8 @@ class Op:
     weights: ClassVar[dict[str, int]] = {}
     """Parameters that weight steps may constrain, and the axis of their output channels."""
     quantization: ClassVar[Quantization | None] = None
+    folds: ClassVar[bool] = True
+    """Whether small constants may be computed while reading; not where small inputs can make large outputs."""
     opset: ClassVar[int] = 13
     """First opset that knows the form that `write` writes."""
 
@@ -85,6 +87,10 @@ def register(cls: type[Op]) -> type[Op]:
 def op_of_module(module: nn.Module) -> Op | None:
     """The op of a leaf. A parametrized module is a subclass made by torch, so its bases are looked at too."""
     return next((_BY_MODULE[cls] for cls in type(module).__mro__ if cls in _BY_MODULE), None)
+
+
+def op_of_function(function: Callable[..., Any]) -> Op | None:
+    return _BY_FUNCTION.get(function)
 
 
 def op_of(node: fx.Node) -> Op:

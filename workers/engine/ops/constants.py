@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
+from workers.engine.ops.aten import reads_aten
+from workers.engine.dtypes import TORCH_OF_ONNX
 from workers.engine.ops.base import Op, register
 from workers.engine.ops.plain import as_literal, plain
 from workers.engine.ops.reductions import as_ints
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
     from workers.engine.writers.onnx import OnnxBuilder
 
@@ -27,9 +30,9 @@ def number_range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype, device=start.device)
 
 
-def eye_like(x: Tensor, *, k: int = 0) -> Tensor:
-    rows, columns = x.shape
-    return torch.ones_like(x).triu(k).tril(k) if rows and columns else x
+def eye_like(x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
+    kind = x.dtype if dtype is None else TORCH_OF_ONNX[dtype]
+    return torch.ones(x.shape, dtype=kind, device=x.device).triu(k).tril(k)
 
 
 @register
@@ -51,6 +54,7 @@ class Constant(Op):
 class ConstantOfShape(Op):
     name = "ConstantOfShape"
     functions = (constant_of_shape,)
+    folds = False
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         value: Any = node.attribute("value", torch.zeros(1))
@@ -63,5 +67,30 @@ class ConstantOfShape(Op):
         onnx.emit(node, "ConstantOfShape", [node.args[0]], value=onnx.tensor(onnx.stored(node.args[1]).reshape(1)))
 
 
-plain("Range", number_range)
+plain("Range", number_range, folds=False)
 plain("EyeLike", eye_like)
+
+
+@reads_aten("zeros.default", "ones.default", "full.default")
+def read_aten_filled(node: AtenNode, graph: GraphBuilder) -> Value:
+    kind = node.target.split(".")[0]
+    number = {"zeros": 0, "ones": 1}.get(kind, node.get("fill_value"))
+    value = torch.tensor(number, dtype=node.get("dtype") or torch.float32)
+    sizes = node.vector(node.get("size"), graph)
+    if isinstance(sizes, tuple):
+        return graph.keep(value.expand(sizes).clone())
+    return graph.call(constant_of_shape, sizes, graph.constant(value, "fill"))
+
+
+@reads_aten("arange.default", "arange.start")
+def read_aten_arange(node: AtenNode, graph: GraphBuilder) -> Value:
+    dtype = node.get("dtype") or torch.int64
+    bounds = [node.plain(bound) for bound in (node.get("start", 0), node.get("end"))]
+    if all(isinstance(bound, int) for bound in bounds):
+        return graph.keep(torch.arange(*bounds, dtype=dtype))
+    start, end = (
+        bound if isinstance(bound, fx.Node) else graph.keep(torch.tensor(bound, dtype=torch.int64)) for bound in bounds
+    )
+    if dtype != torch.int64:
+        raise node.unsupported(f"its dtype is {dtype}")
+    return graph.call(number_range, start, end, graph.keep(torch.tensor(1)))

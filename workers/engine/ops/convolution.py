@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx, nn
 
+from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.base import Op, Quantization, register
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
     from workers.engine.writers.onnx import OnnxBuilder
 
@@ -249,3 +251,41 @@ def _module(node: fx.Node) -> Any:
     owner = node.graph.owning_module
     assert owner is not None
     return owner.get_submodule(str(node.target))
+
+
+@reads_aten("conv1d.default", "conv2d.default", "conv3d.default", "conv1d.padding", "conv2d.padding", "conv3d.padding")
+def read_aten_conv(node: AtenNode, graph: GraphBuilder) -> Value:
+    weight, bias = node.weight("weight"), node.optional_weight("bias")
+    rank = weight.dim() - 2
+    padding = node.get("padding", [0])
+    stride, dilation = (node.spatial(name, rank, 1) for name in ("stride", "dilation"))
+    if padding == "same":
+        totals = [spread * (size - 1) for spread, size in zip(dilation, weight.shape[2:], strict=True)]
+        pads = tuple(total // 2 for total in totals) + tuple(total - total // 2 for total in totals)
+    else:
+        pads = (0,) * (2 * rank) if padding == "valid" else node.spatial("padding", rank, 0) * 2
+    module = Conv(
+        graph.parameter(weight),
+        None if bias is None else graph.parameter(bias),
+        stride=stride,
+        pads=pads,
+        dilation=dilation,
+        groups=node.get("groups", 1),
+    )
+    return graph.module(node.layer("weight"), module, node.value("input"))
+
+
+@reads_aten("conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input")
+def read_aten_conv_transpose(node: AtenNode, graph: GraphBuilder) -> Value:
+    weight, bias = node.weight("weight"), node.optional_weight("bias")
+    rank = weight.dim() - 2
+    module = ConvTranspose(
+        graph.parameter(weight),
+        None if bias is None else graph.parameter(bias),
+        stride=node.spatial("stride", rank, 1),
+        pads=node.spatial("padding", rank, 0) * 2,
+        dilation=node.spatial("dilation", rank, 1),
+        output_padding=node.spatial("output_padding", rank, 0),
+        groups=node.get("groups", 1),
+    )
+    return graph.module(node.layer("weight"), module, node.value("input"))

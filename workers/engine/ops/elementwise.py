@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from functools import reduce
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
+from workers.engine.ops.aten import operands_of, reads_aten, reads_aten_as
 from workers.engine.ops.base import Quantization
 from workers.engine.ops.plain import plain
+
+if TYPE_CHECKING:
+    from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.aten import AtenNode
 
 BINARY = Quantization(inputs=(0, 1))
 
@@ -82,3 +89,35 @@ plain("BitShift", bit_shift)
 plain("Where", torch.where)
 plain("IsNaN", torch.isnan)
 plain("IsInf", is_infinite)
+
+
+for target, function in {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "eq": torch.eq,
+    "lt": torch.lt,
+    "le": torch.le,
+    "gt": torch.gt,
+    "ge": torch.ge,
+}.items():
+    reads_aten_as(function, f"{target}.Tensor", f"{target}.Scalar", f"{target}_.Tensor")
+reads_aten_as(divide, "div.Tensor", "div_.Tensor", "div.Scalar")
+reads_aten_as(power, "pow.Tensor_Scalar", "pow.Tensor_Tensor")
+reads_aten_as(maximum, "maximum.default")
+reads_aten_as(minimum, "minimum.default")
+reads_aten_as(torch.logical_not, "logical_not.default", "bitwise_not.default")
+reads_aten_as(torch.logical_and, "logical_and.default")
+reads_aten_as(torch.where, "where.self")
+
+
+@reads_aten("rsub.Scalar")
+def read_aten_reversed_sub(node: AtenNode, graph: GraphBuilder) -> Value:
+    x, other = operands_of(node, graph, [node.get("self"), node.get("other")])
+    return graph.call(torch.sub, other, x)
+
+
+@reads_aten("masked_fill.Scalar")
+def read_aten_masked_fill(node: AtenNode, graph: GraphBuilder) -> Value:
+    x, value = operands_of(node, graph, [node.get("self"), node.get("value")])
+    return graph.call(torch.where, node.value("mask"), value, x)

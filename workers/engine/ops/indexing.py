@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx, nn
 
+from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.base import Quantization, register
 from workers.engine.ops.plain import Plain, as_literal, plain
 from workers.engine.ops.reductions import as_ints
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
     from workers.engine.writers.onnx import OnnxBuilder
 
@@ -161,6 +163,37 @@ plain(
 )
 plain("ScatterElements", scatter_elements, attribute_since={"reduction": 16})
 plain("ScatterND", scatter_nd, attribute_since={"reduction": 16})
-plain("OneHot", one_hot)
+plain("OneHot", one_hot, folds=False)
 plain("NonZero", non_zero)
 plain("Compress", compress)
+
+
+LAST = (1 << 63) - 1
+"""PyTorch's and ONNX's word for the end of a slice."""
+
+
+@reads_aten("embedding.default")
+def read_aten_embedding(node: AtenNode, graph: GraphBuilder) -> Value:
+    table = Embedding(graph.parameter(node.weight("weight")))
+    return graph.module(node.layer("weight"), table, node.value("indices"))
+
+
+@reads_aten("select.int")
+def read_aten_select(node: AtenNode, graph: GraphBuilder) -> Value:
+    index = node.plain(node.get("index"))
+    return graph.call(gather, node.value("self"), index, axis=node.axis("dim", "self"))
+
+
+@reads_aten("slice.Tensor")
+def read_aten_slice(node: AtenNode, graph: GraphBuilder) -> Value:
+    start, end, step = node.get("start"), node.get("end"), int(node.get("step", 1))
+    start, end = 0 if start is None else start, LAST if end is None else end
+    if (start, end, step) == (0, LAST, 1):
+        return node.value("self")
+    bounds = [node.vector([bound], graph) for bound in (start, end)]
+    return graph.call(slice_, node.value("self"), *bounds, (node.axis("dim", "self"),), (step,))
+
+
+@reads_aten("index_select.default")
+def read_aten_index_select(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(gather, node.value("self"), node.value("index"), axis=node.axis("dim", "self"))

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx, nn
 
+from workers.engine.ops.aten import reads_aten, reads_aten_as
 from workers.engine.ops.base import Op, Quantization, register
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
     from workers.engine.writers.onnx import OnnxBuilder
 
@@ -135,3 +137,16 @@ class MatMul(Op):
         left = node.args[0]
         assert isinstance(left, fx.Node)
         return math.prod(node.meta["shape"]) * int(left.meta["shape"][-1])
+
+
+reads_aten_as(torch.matmul, "matmul.default", "bmm.default", "mm.default")
+
+
+@reads_aten("linear.default", "addmm.default")
+def read_aten_linear(node: AtenNode, graph: GraphBuilder) -> Value:
+    if node.target == "addmm.default":
+        return graph.call(gemm, node.value("mat1"), node.value("mat2"), node.value("self"), **_GEMM_DEFAULTS)
+    weight, bias = node.weight("weight"), node.optional_weight("bias")
+    kind = Linear if node.rank("input") == 2 else Projection
+    layer = kind(graph.parameter(weight), None if bias is None else graph.parameter(bias))
+    return graph.module(node.layer("weight"), layer, node.value("input"))

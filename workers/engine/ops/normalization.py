@@ -9,11 +9,13 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.base import Op, register
 from workers.engine.ops.plain import plain
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
     from workers.engine.writers.onnx import OnnxBuilder
 
@@ -192,3 +194,48 @@ class InstanceNormalization(Op):
 
 plain("LpNormalization", lp_normalization)
 plain("LRN", local_response_normalization)
+
+
+@reads_aten("batch_norm.default", "_native_batch_norm_legit_no_training.default")
+def read_aten_batch_norm(node: AtenNode, graph: GraphBuilder) -> Value:
+    if node.get("training"):
+        raise node.unsupported("the model was exported in training mode; call model.eval() before torch.export.export")
+    mean, variance = node.weight("running_mean"), node.weight("running_var")
+    weight, bias = node.optional_weight("weight"), node.optional_weight("bias")
+    module = BatchNorm(
+        torch.ones_like(mean) if weight is None else weight,
+        torch.zeros_like(mean) if bias is None else bias,
+        mean,
+        variance,
+        eps=float(node.get("eps", 1e-5)),
+        momentum=float(node.get("momentum", 0.1)),
+    )
+    return graph.module(node.layer("weight", "running_mean"), module, node.value("input"))
+
+
+@reads_aten("layer_norm.default")
+def read_aten_layer_norm(node: AtenNode, graph: GraphBuilder) -> Value:
+    shape = tuple(node.get("normalized_shape"))
+    weight, bias = node.optional_weight("weight"), node.optional_weight("bias")
+    module = LayerNorm(
+        nn.Parameter(torch.ones(shape) if weight is None else weight.clone()),
+        None if bias is None else nn.Parameter(bias.clone()),
+        axis=-len(shape),
+        eps=float(node.get("eps", 1e-5)),
+    )
+    return graph.module(node.layer("weight"), module, node.value("input"))
+
+
+@reads_aten("group_norm.default")
+def read_aten_group_norm(node: AtenNode, graph: GraphBuilder) -> Value:
+    channels = node.sizes["input"][1]
+    weight, bias = node.optional_weight("weight"), node.optional_weight("bias")
+    if not isinstance(channels, int):
+        raise node.unsupported("its number of channels is dynamic")
+    module = GroupNorm(
+        nn.Parameter(torch.ones(channels)) if weight is None else graph.parameter(weight),
+        nn.Parameter(torch.zeros(channels)) if bias is None else graph.parameter(bias),
+        groups=int(node.get("num_groups")),
+        eps=float(node.get("eps", 1e-5)),
+    )
+    return graph.module(node.layer("weight"), module, node.value("input"))

@@ -47,6 +47,27 @@ def as_literal(value: Value | None) -> Any:
     return value
 
 
+WORDS = frozenset(
+    "none NOTSET VALID SAME_UPPER SAME_LOWER LEFT RIGHT tanh constant reflect edge wrap DCR CRD add mul max min "
+    "nearest linear cubic bilinear bicubic zeros border reflection half_pixel half_pixel_symmetric pytorch_half_pixel "
+    "align_corners asymmetric tf_crop_and_resize round_prefer_floor round_prefer_ceil floor ceil stretch not_larger "
+    "not_smaller".split()
+)
+"""Every text that an attribute may have: others never come near generated code."""
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a file's value for an attribute is of the kind that the function expects."""
+    if value is None:
+        return default is None
+    if isinstance(value, str):
+        return value in WORDS
+    if isinstance(value, tuple):
+        return all(type(item) is int for item in value)
+    expected = (int, float) if default in (None, inspect.Parameter.empty) else (type(default),)
+    return type(value) in expected
+
+
 class Plain(Op):
     literals: ClassVar[frozenset[int]] = frozenset()
     """Positions of inputs that are Python numbers in the graph where the file has them as constants."""
@@ -54,6 +75,8 @@ class Plain(Op):
     """Inputs that were attributes once: position → (name of the attribute, first opset with the input)."""
     attribute_since: ClassVar[dict[str, int]] = {}
     """Attributes that older opsets do not know; there their default is how the op works."""
+    results: ClassVar[int] = 1
+    """Outputs that the function has."""
     ignored: ClassVar[frozenset[str]] = frozenset()
     """Attributes that do not change what the op computes here."""
 
@@ -61,9 +84,9 @@ class Plain(Op):
         function = self.functions[0]
         attributes = self.read_attributes(node, function)
         inputs = self.read_inputs(node)
-        if len(node.outputs) == 1:
+        if self.results == 1:
             return graph.call(function, *inputs, **attributes)
-        return graph.call_each(len(node.outputs), function, *inputs, **attributes)
+        return graph.call_each(self.results, function, *inputs, **attributes)
 
     def read_attributes(self, node: OnnxNode, function: Callable[..., Any]) -> dict[str, Any]:
         defaults = attribute_defaults(function)
@@ -75,6 +98,9 @@ class Plain(Op):
         missing = [name for name, value in attributes.items() if value is inspect.Parameter.empty]
         if missing:
             raise node.invalid(f"attribute {missing[0]!r} is missing")
+        for name, value in attributes.items():
+            if not _fits(value, defaults[name]):
+                raise node.invalid(f"attribute {name!r} has a value that it cannot have")
         return attributes
 
     def read_inputs(self, node: OnnxNode) -> list[Any]:

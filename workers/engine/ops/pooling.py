@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor
 
+from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.base import Quantization
 from workers.engine.ops.convolution import CONVOLUTIONS, same_pads, torch_pads
 from workers.engine.ops.plain import plain
+
+if TYPE_CHECKING:
+    from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.aten import AtenNode
 
 MAX_POOLS: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVERAGE_POOLS: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -142,3 +149,53 @@ plain("LpPool", lp_pool, attribute_since={"dilations": 18, "ceil_mode": 18})
 plain("GlobalAveragePool", global_average_pool, quantization=WINDOW)
 plain("GlobalMaxPool", global_max_pool, quantization=Quantization(passes=True))
 plain("GlobalLpPool", global_lp_pool)
+
+
+@reads_aten("max_pool1d.default", "max_pool2d.default", "max_pool3d.default")
+def read_aten_max_pool(node: AtenNode, graph: GraphBuilder) -> Value:
+    rank = node.rank("self") - 2
+    return graph.call(
+        max_pool,
+        node.value("self"),
+        **_aten_window(node, rank),
+        dilations=node.spatial("dilation", rank, 1),
+    )
+
+
+@reads_aten("avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default")
+def read_aten_average_pool(node: AtenNode, graph: GraphBuilder) -> Value:
+    if node.get("divisor_override") is not None:
+        raise node.unsupported("divisor_override has no equal in ONNX")
+    return graph.call(
+        average_pool,
+        node.value("self"),
+        **_aten_window(node, node.rank("self") - 2),
+        dilations=None,
+        count_include_pad=int(node.get("count_include_pad", True)),
+    )
+
+
+@reads_aten("adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default")
+def read_aten_adaptive_average_pool(node: AtenNode, graph: GraphBuilder) -> Value:
+    wanted = [int(size) for size in node.get("output_size")]
+    if set(wanted) == {1}:
+        return graph.call(global_average_pool, node.value("self"))
+    sizes = node.sizes["self"][2:]
+    steps = [size // out if isinstance(size, int) and size % out == 0 else 0 for size, out in zip(sizes, wanted, strict=True)]
+    if 0 in steps:
+        raise node.unsupported(f"{list(sizes)} does not divide into {wanted} windows of one size")
+    window = {"kernel_shape": tuple(steps), "strides": tuple(steps), "pads": (0,) * (2 * len(steps))}
+    return graph.call(
+        average_pool, node.value("self"), **window, dilations=None, ceil_mode=0, auto_pad="NOTSET", count_include_pad=0
+    )
+
+
+def _aten_window(node: AtenNode, rank: int) -> dict[str, Any]:
+    kernel = node.spatial("kernel_size", rank, 1)
+    return {
+        "kernel_shape": kernel,
+        "strides": node.spatial("stride", rank, 1) if node.get("stride") else kernel,
+        "pads": node.spatial("padding", rank, 0) * 2,
+        "ceil_mode": int(node.get("ceil_mode", False)),
+        "auto_pad": "NOTSET",
+    }

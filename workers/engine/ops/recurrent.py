@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.base import Op, register
+from workers.engine.ops.indexing import slice_
+from workers.engine.ops.shapes import concat, reshape, transpose
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
     from workers.engine.writers.onnx import OnnxBuilder
 
@@ -355,3 +359,48 @@ class RNNOp(RecurrentOp):
     name = "RNN"
     modules = (RNN,)
     leaf = RNN
+
+
+@reads_aten("lstm.input", "gru.input", "rnn_tanh.input")
+def read_aten_recurrent(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:
+    """PyTorch's layers are stacked in one call; here each is a leaf of its own. Outputs: sequence, last states."""
+    leaf: type[Recurrent] = {"lstm": LSTM, "gru": GRU, "rnn_tanh": RNN}[node.target.split(".")[0]]
+    layers, both = int(node.get("num_layers")), bool(node.get("bidirectional"))
+    if node.get("train") and node.get("dropout"):
+        raise node.unsupported("the model was exported in training mode; call model.eval() before torch.export.export")
+    weights, each = node.get("params"), 4 if node.get("has_biases") else 2
+    directions = 2 if both else 1
+    if not all(isinstance(weight, Tensor) for weight in weights) or len(weights) != layers * directions * each:
+        raise node.unsupported("its weights are computed, or it has projections")
+    states = node.get("hx") if isinstance(node.get("hx"), list) else [node.get("hx")]
+    x, last = node.value("input"), []
+    if node.get("batch_first"):
+        x = graph.call(transpose, x, perm=(1, 0, 2))
+    options = {"linear_before_reset": 1} if leaf is GRU else {}
+    for layer in range(layers):
+        first = layer * directions
+        own = [weights[(first + direction) * each : (first + direction + 1) * each] for direction in range(directions)]
+        module = leaf(
+            nn.Parameter(torch.stack([onnx_gates(part[0], leaf) for part in own])),
+            nn.Parameter(torch.stack([onnx_gates(part[1], leaf) for part in own])),
+            nn.Parameter(torch.stack([torch.cat([onnx_gates(bias, leaf) for bias in part[2:]]) for part in own]))
+            if each == 4
+            else None,
+            direction="bidirectional" if both else "forward",
+            **options,
+        )
+        initial = [graph.call(slice_, state, (first,), (first + directions,), (0,), (1,)) for state in states]
+        call = graph.module(f"{node.layer('params')}.{layer}", module, x, None, *initial)
+        output, *ends = graph.unpack(call, 1 + len(states))
+        last.append(ends)
+        ordered = graph.call(transpose, output, perm=(0, 2, 1, 3))
+        x = graph.call(reshape, ordered, (0, 0, directions * module.hidden), allowzero=0)
+    if node.get("batch_first"):
+        x = graph.call(transpose, x, perm=(1, 0, 2))
+    return x, *(graph.call(concat, *(ends[place] for ends in last), axis=0) for place in range(len(states)))
+
+
+def onnx_gates(rows: Tensor, leaf: type[Recurrent]) -> Tensor:
+    """Rows of PyTorch's gate order in ONNX's."""
+    gates = rows.unflatten(0, (leaf.gates, -1))
+    return gates[[leaf.torch_order.index(gate) for gate in range(leaf.gates)]].flatten(0, 1)

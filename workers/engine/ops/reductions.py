@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.plain import plain
+
+if TYPE_CHECKING:
+    from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.aten import AtenNode
 
 Axes = Sequence[int] | Tensor | None
 
@@ -34,6 +40,21 @@ def _product(x: Tensor, dims: list[int], keep: bool) -> Tensor:
     return x
 
 
+def _extreme(x: Tensor, dims: list[int], keep: bool, sign: int) -> Tensor:
+    """The maximum (sign -1) or minimum (1); of nothing it is the worst value of the type."""
+    if x.numel():
+        return x.amax(dims, keepdim=keep) if sign < 0 else x.amin(dims, keepdim=keep)
+    if x.dtype is torch.bool:
+        worst: float = sign > 0
+    elif x.is_floating_point():
+        worst = sign * math.inf
+    else:
+        worst = torch.iinfo(x.dtype).max if sign > 0 else torch.iinfo(x.dtype).min
+    shape = [1 if axis in dims else size for axis, size in enumerate(x.shape)]
+    full = torch.full(shape, worst, dtype=x.dtype, device=x.device)
+    return full if keep else full.squeeze(dims)
+
+
 def reduce_sum(x: Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     return _reduced(
         x, axes, keepdims, noop_with_empty_axes, lambda t, dims, keep: t.sum(dims, keepdim=keep, dtype=t.dtype)
@@ -45,11 +66,11 @@ def reduce_mean(x: Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_em
 
 
 def reduce_max(x: Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
-    return _reduced(x, axes, keepdims, noop_with_empty_axes, lambda t, dims, keep: t.amax(dims, keepdim=keep))
+    return _reduced(x, axes, keepdims, noop_with_empty_axes, lambda t, dims, keep: _extreme(t, dims, keep, -1))
 
 
 def reduce_min(x: Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
-    return _reduced(x, axes, keepdims, noop_with_empty_axes, lambda t, dims, keep: t.amin(dims, keepdim=keep))
+    return _reduced(x, axes, keepdims, noop_with_empty_axes, lambda t, dims, keep: _extreme(t, dims, keep, 1))
 
 
 def reduce_prod(x: Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
@@ -106,7 +127,7 @@ def top_k(
     sorted: int = 1,  # noqa: A002 (ONNX)
 ) -> tuple[Tensor, Tensor]:
     """Equal values come in the order of their places, as ONNX Runtime has them."""
-    order = x.argsort(axis, descending=bool(largest), stable=True)
+    order = x.argsort(dim=axis, descending=bool(largest), stable=True)
     chosen = order.narrow(axis, 0, min(as_ints(k)[0], x.shape[axis]))
     return x.gather(axis, chosen), chosen
 
@@ -140,5 +161,20 @@ _reduction("ReduceLogSumExp", reduce_log_sum_exp, 18)
 plain("ArgMax", arg_max)
 plain("ArgMin", arg_min)
 plain("CumSum", cumulative_sum, literals=frozenset({1}))
-plain("TopK", top_k, literals=frozenset({1}))
+plain("TopK", top_k, literals=frozenset({1}), results=2)
 plain("MeanVarianceNormalization", mean_variance_normalization)
+
+
+@reads_aten("mean.dim", "sum.dim_IntList", "amax.default", "amin.default", "mean.default", "sum.default")
+def read_aten_reduction(node: AtenNode, graph: GraphBuilder) -> Value:
+    kind = {"mean": reduce_mean, "sum": reduce_sum, "amax": reduce_max, "amin": reduce_min}[node.target.split(".")[0]]
+    axes = tuple(int(axis) for axis in node.get("dim") or ()) or None
+    keep = int(node.get("keepdim", False))
+    return graph.call(kind, node.value("self"), axes, keepdims=keep, noop_with_empty_axes=0)
+
+
+@reads_aten("argmax.default")
+def read_aten_argmax(node: AtenNode, graph: GraphBuilder) -> Value:
+    if node.get("dim") is None:
+        raise node.unsupported("it has no dim")
+    return graph.call(arg_max, node.value("self"), axis=int(node.get("dim")), keepdims=int(node.get("keepdim", False)))

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx
 
-from workers.engine.dtypes import TORCH_OF_ONNX
+from workers.engine.dtypes import ONNX_OF_TORCH, TORCH_OF_ONNX
+from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.base import Op, Quantization, register
 from workers.engine.ops.convolution import torch_pads
 from workers.engine.ops.plain import Plain, plain
@@ -19,6 +20,7 @@ from workers.engine.ops.reductions import as_ints
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
     from workers.engine.writers.onnx import OnnxBuilder
 
@@ -161,11 +163,12 @@ plain("Unsqueeze", unsqueeze, literals=frozenset({1}), attribute_before={1: ("ax
 plain("Concat", concat, quantization=Quantization(inputs=None))
 plain("Shape", shape, opset=15)
 plain("Size", size)
-plain("Expand", expand, literals=frozenset({1}))
-plain("Tile", tile, literals=frozenset({1}))
+plain("Expand", expand, literals=frozenset({1}), folds=False)
+plain("Tile", tile, literals=frozenset({1}), folds=False)
 plain(
     "Pad",
     pad,
+    folds=False,
     literals=frozenset({1, 2, 3}),
     attribute_before={1: ("pads", 11), 2: ("value", 11)},
     quantization=PASSES,
@@ -223,6 +226,7 @@ class Einsum(Plain):
 
     name = "Einsum"
     functions = (einsum,)
+    folds = False
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         equation = "".join(str(node.attribute("equation", "")).split())
@@ -258,4 +262,133 @@ class Dropout(Op):
     name = "Dropout"
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:  # noqa: ARG002 (of the base)
+        training = node.optional(2)
+        if isinstance(training, fx.Node) or (training is not None and bool(training)):
+            raise node.refuse("it is in training mode; export the model after model.eval()")
         return node.input(0)
+
+
+@reads_aten("sym_size.int")
+def read_aten_size(node: AtenNode, graph: GraphBuilder) -> Value:
+    axis = node.axis("dim", "self")
+    return graph.call(squeeze, graph.call(shape, node.value("self"), start=axis, end=axis + 1), (0,))
+
+
+@reads_aten(
+    "clone.default", "contiguous.default", "detach.default", "detach_.default", "alias.default", "dropout.default",
+    "dropout_.default", "feature_dropout.default", "lift_fresh_copy.default",
+)  # fmt: skip
+def read_aten_identity(node: AtenNode, graph: GraphBuilder) -> Value:  # noqa: ARG001 (nothing is added)
+    if node.get("train"):
+        raise node.unsupported("the model was exported in training mode; call model.eval() before torch.export.export")
+    return node.value("input" if "input" in node.arguments else "self")
+
+
+@reads_aten("_assert_tensor_metadata.default", "_assert_scalar.default", "sym_constrain_range_for_size.default")
+def read_aten_assertion(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:  # noqa: ARG001 (nothing is added)
+    return ()
+
+
+@reads_aten("view.default", "reshape.default", "_unsafe_view.default")
+def read_aten_reshape(node: AtenNode, graph: GraphBuilder) -> Value:
+    wanted = node.get("size" if "size" in node.arguments else "shape")
+    return graph.call(reshape, node.value("self"), node.sizes_like(wanted, "self", graph), allowzero=0)
+
+
+@reads_aten("flatten.using_ints")
+def read_aten_flatten(node: AtenNode, graph: GraphBuilder) -> Value:
+    rank = node.rank("self")
+    start, end = node.axis("start_dim", "self"), node.axis("end_dim", "self", -1)
+    if start == 1 and end == rank - 1:
+        return graph.call(flatten, node.value("self"), axis=1)
+    after = node.output_sizes[0][start + 1 :]
+    if not all(isinstance(length, int) for length in after):
+        raise node.unsupported("dimensions after the flattened ones are dynamic")
+    return graph.call(reshape, node.value("self"), (*(0,) * start, -1, *after), allowzero=0)
+
+
+@reads_aten("unflatten.int")
+def read_aten_unflatten(node: AtenNode, graph: GraphBuilder) -> Value:
+    axis, sizes = node.axis("dim", "self"), node.output_sizes[0]
+    after = sizes[axis:]
+    if not all(isinstance(length, int) for length in after):
+        raise node.unsupported("dimensions after the unflattened one are dynamic")
+    return graph.call(reshape, node.value("self"), (*(0,) * axis, *after), allowzero=0)
+
+
+@reads_aten("permute.default")
+def read_aten_permute(node: AtenNode, graph: GraphBuilder) -> Value:
+    rank = node.rank("self")
+    return graph.call(transpose, node.value("self"), perm=tuple(axis % rank for axis in node.get("dims")))
+
+
+@reads_aten("transpose.int", "t.default", "numpy_T.default")
+def read_aten_transpose(node: AtenNode, graph: GraphBuilder) -> Value:
+    order = list(range(node.rank("self")))
+    if node.target == "transpose.int":
+        first, second = node.axis("dim0", "self"), node.axis("dim1", "self")
+        order[first], order[second] = order[second], order[first]
+    else:
+        order.reverse()
+    return graph.call(transpose, node.value("self"), perm=tuple(order))
+
+
+@reads_aten("squeeze.dim", "squeeze.dims")
+def read_aten_squeeze(node: AtenNode, graph: GraphBuilder) -> Value:
+    wanted, sizes = node.get("dim"), node.sizes["self"]
+    axes = [axis % len(sizes) for axis in (wanted if isinstance(wanted, list) else [wanted])]
+    return graph.call(squeeze, node.value("self"), tuple(axis for axis in axes if sizes[axis] == 1))
+
+
+@reads_aten("unsqueeze.default")
+def read_aten_unsqueeze(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(unsqueeze, node.value("self"), (int(node.get("dim")),))
+
+
+@reads_aten("cat.default")
+def read_aten_cat(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(concat, *node.get("tensors"), axis=int(node.get("dim", 0)))
+
+
+@reads_aten("stack.default")
+def read_aten_stack(node: AtenNode, graph: GraphBuilder) -> Value:
+    axis = int(node.get("dim", 0))
+    parts = [graph.call(unsqueeze, part, (axis,)) for part in node.get("tensors")]
+    return graph.call(concat, *parts, axis=axis)
+
+
+@reads_aten("chunk.default", "split.Tensor", "split_with_sizes.default")
+def read_aten_split(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:
+    axis = node.axis("dim", "self")
+    lengths = [sizes[axis] for sizes in node.output_sizes]
+    if not all(isinstance(length, int) for length in lengths):
+        raise node.unsupported("the dimension that it splits is dynamic")
+    return graph.call_each(
+        len(lengths), split, node.value("self"), tuple(lengths), axis=axis, num_outputs=len(lengths)
+    )
+
+
+@reads_aten("expand.default")
+def read_aten_expand(node: AtenNode, graph: GraphBuilder) -> Value:
+    wanted = [1 if length == -1 else length for length in node.get("size")]
+    return graph.call(expand, node.value("self"), node.vector(wanted, graph))
+
+
+@reads_aten("to.dtype", "to.dtype_layout", "_to_copy.default")
+def read_aten_cast(node: AtenNode, graph: GraphBuilder) -> Value:
+    dtype = node.get("dtype")
+    if dtype is None or dtype == node.dtype:
+        return node.value("self")
+    return graph.call(cast, node.value("self"), to=ONNX_OF_TORCH[dtype], saturate=1)
+
+
+@reads_aten("constant_pad_nd.default", "pad.default")
+def read_aten_pad(node: AtenNode, graph: GraphBuilder) -> Value:
+    amounts, rank = node.get("pad"), node.rank("self")
+    modes = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    pads = [0] * (2 * rank)
+    for place in range(len(amounts) // 2):
+        axis = rank - 1 - place
+        pads[axis], pads[axis + rank] = int(amounts[2 * place]), int(amounts[2 * place + 1])
+    value = float(node.get("value") or 0)
+    return graph.call(pad, node.value("self"), tuple(pads), value, None, mode=modes[node.get("mode", "constant")])

@@ -20,6 +20,8 @@ from workers.engine.readers.onnx_node import OnnxNode, shown
 from workers.engine.readers.onnx_tensors import read_tensor
 
 OLDEST_OPSET = 7
+OWN_DOMAIN = "modelpress"
+"""Ops that only the engine makes; a file has none of them."""
 STANDARD_DOMAINS = ("", "ai.onnx")
 
 
@@ -74,6 +76,8 @@ class _Values:
     def __init__(self, proto: GraphProto, graph: GraphBuilder) -> None:
         self.stored: Mapping[str, TensorProto] = {tensor.name: tensor for tensor in proto.initializer}
         self._graph = graph
+        self.missing: dict[str, UnsupportedModelError] = {}
+        """Outputs that the engine does not compute: an error only where something uses them."""
         self._known: dict[str, Value] = {}
 
     def define(self, name: str, value: Value) -> None:
@@ -83,6 +87,8 @@ class _Values:
 
     def __getitem__(self, name: str) -> Value:
         if name not in self._known:
+            if name in self.missing:
+                raise self.missing[name]
             if name not in self.stored:
                 raise InvalidModelError(f"value {shown(name)} is used, but nothing before that makes it")
             self._known[name] = self._graph.name(read_tensor(self.stored[name], name), name)
@@ -92,7 +98,7 @@ class _Values:
 def _read_node(proto: NodeProto, opsets: dict[str, int], values: _Values, graph: GraphBuilder) -> None:
     domain = "" if proto.domain in STANDARD_DOMAINS else proto.domain
     op = OPS.get((domain, proto.op_type))
-    if op is None:
+    if op is None or domain == OWN_DOMAIN:
         kind = f"{domain}.{proto.op_type}" if domain else proto.op_type
         raise UnsupportedModelError(f"the model uses the operator {shown(kind)}, which is not supported")
     node = OnnxNode(
@@ -112,11 +118,11 @@ def _read_node(proto: NodeProto, opsets: dict[str, int], values: _Values, graph:
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise node.invalid(f"cannot be read ({error})") from error
     results = result if isinstance(result, tuple) else (result,)
-    if len(results) < len(node.outputs):
-        raise node.refuse(f"only its first {len(results)} outputs are supported")
-    for name, value in zip(node.outputs, results, strict=False):
-        if name:
-            values.define(name, value)
+    for index, name in enumerate(node.outputs):
+        if name and index < len(results):
+            values.define(name, results[index])
+        elif name:
+            values.missing[name] = node.refuse(f"its output {index} is not supported")
 
 
 def _attributes(proto: NodeProto) -> Iterator[tuple[str, Any]]:
