@@ -175,6 +175,7 @@ def _report(spec: Compress, made: Made, figures: Figures, reporter: Reporter) ->
     judgement = judge(
         Evidence(
             size_ratio=size_ratio,
+            packed_ratio=figures.size[0].zstd_bytes / figures.size[1].zstd_bytes,
             latency=figures.latency,
             quality=comparison.quality,
             agreement=next((found for found in comparison.agreement if found.output == judged), None),

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 SPEC: TypeAdapter[InspectModel | InspectDataset | Compress] = TypeAdapter(RunSpec)
 MEMORY_WORDS = ("not enough memory", "out of memory", "bad_alloc", "can't allocate memory", "failed to allocate")
 PRELOADED = (
+    "numpy.ma",  # percentiles load it at their first call
     "torch._dynamo",
     "torch.optim",
     "torch.fx",

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from modelpress.report import Agreement
 
+LEAST_LOG = -700.0
+"""What the logarithm of a probability of zero is taken for, so that one such class does not hide all others."""
+
 
 class AgreementMeter:
     """Sums over batches for one output; `classes`: the axis of the class scores, where it has them."""
@@ -26,18 +29,15 @@ class AgreementMeter:
         self._largest = 0.0
 
     def add(self, original: NDArray, result: NDArray) -> None:
-        """Outputs of the same examples, of shape (examples, …)."""
-        if result.shape != original.shape:
-            self.broken += len(np.atleast_1d(original))
-            result = np.full(original.shape, np.nan)
-        before, after = (np.atleast_1d(array).astype(np.float64) for array in (original, result))
-        alike = before == after
-        sound = (np.isfinite(before) | alike).reshape(len(before), -1).all(1)
-        before, after, alike = before[sound], after[sound], alike[sound]
+        """Outputs of the same examples, of shape (examples, …). Those that the original answers with NaN are left out."""
+        before = np.atleast_1d(original).astype(np.float64)
+        after = np.atleast_1d(result).astype(np.float64) if result.shape == original.shape else before * np.nan
+        sound = ~_any(np.isnan(before))
+        before, after = before[sound], after[sound]
         if not len(before):
             return
-        if result.shape == original.shape:
-            self.broken += int((~(np.isfinite(after) | alike)).reshape(len(after), -1).any(1).sum())
+        lost = np.isnan(after) | ((np.isinf(before) | np.isinf(after)) & (before != after))
+        self.broken += int(_any(lost).sum())
         if self.classes is not None and before.ndim > self.classes:
             self._add_scores(np.moveaxis(before, self.classes, -1), np.moveaxis(after, self.classes, -1))
         before, after = np.where(np.isfinite(before), before, 0), np.where(np.isfinite(after), after, 0)
@@ -56,12 +56,13 @@ class AgreementMeter:
 
     def _add_scores(self, before: NDArray, after: NDArray) -> None:
         before, after = before.reshape(-1, before.shape[-1]), after.reshape(-1, after.shape[-1])
-        usable = np.isfinite(after).all(1)
+        usable = ~np.isnan(after).any(1)
         self._positions += len(before)
         self._same += int(((before.argmax(1) == after.argmax(1)) & usable).sum())
         p, q = log_softmax(before), log_softmax(np.where(usable[:, None], after, 0))
         weights = np.exp(p)
-        self._divergence += float(np.where(weights > 0, weights * (p - q), 0).sum())
+        gaps = np.subtract(p, np.maximum(q, LEAST_LOG), out=np.zeros_like(p), where=weights > 0)
+        self._divergence += float(np.nan_to_num(weights * gaps).sum())
 
     def result(self) -> Agreement | None:
         """None where no example could be compared: the original itself answered NaN, or nothing."""
@@ -77,6 +78,11 @@ class AgreementMeter:
             kl=max(0.0, self._divergence / self._positions) if self._positions else None,
             max_abs=self._largest,
         )
+
+
+def _any(found: NDArray) -> NDArray:
+    """For each example, whether it holds anywhere."""
+    return found.reshape(len(found), -1).any(1)
 
 
 def log_softmax(scores: NDArray) -> NDArray:

@@ -17,6 +17,8 @@ LEAST_COSINE = 0.99
 """Agreement counts where there are no labels, or no task."""
 LEAST_COSINE_MADE_UP = 0.95
 """On made-up inputs, which are no likeness of real ones, agreement is only a hint."""
+NOISE = 0.03
+"""A ratio of latencies nearer to 1 than this is no difference, however narrow its interval."""
 LEAST_SMALLER = 1.05
 """Original bytes / result bytes from which the file counts as smaller."""
 
@@ -26,6 +28,8 @@ METRICS = {**CLASSIFICATION, **REGRESSION}
 @dataclass(frozen=True)
 class Evidence:
     size_ratio: float
+    packed_ratio: float
+    """Of the sizes after zstd."""
     latency: tuple[Latency, ...]
     quality: Quality | None
     agreement: Agreement | None
@@ -110,13 +114,18 @@ def _agreement(evidence: Evidence) -> list[str]:
 
 
 def _no_gain(evidence: Evidence) -> list[str]:
-    if evidence.size_ratio >= LEAST_SMALLER or any(latency.ratio_low > 1 for latency in evidence.latency):
+    if evidence.size_ratio >= LEAST_SMALLER or any(latency.ratio_low > 1 + NOISE for latency in evidence.latency):
         return []
     size = evidence.size_ratio
     grown = (
         f"the file grew to {1 / size:.2f} times its size" if size < 1 else f"the file is only {size:.3f} times smaller"
     )
-    return [f"{grown}, and the model is not faster beyond noise"]
+    zeros = (
+        f" (after zstd it is {evidence.packed_ratio:.2f} times smaller)"
+        if evidence.packed_ratio >= LEAST_SMALLER
+        else ""
+    )
+    return [f"{grown}, and the model is not faster beyond noise{zeros}"]
 
 
 def _slower(evidence: Evidence) -> list[str]:
@@ -124,14 +133,18 @@ def _slower(evidence: Evidence) -> list[str]:
         f"the result is slower at batch {latency.batch} with {latency.threads} thread(s): "
         f"{latency.result.median_ms:.3g} ms against {latency.original.median_ms:.3g} ms"
         for latency in evidence.latency
-        if latency.ratio_high < 1
+        if latency.ratio_high < 1 - NOISE
     ]
 
 
 def _gain(evidence: Evidence) -> str:
     first = evidence.latency[0] if evidence.latency else None
-    faster = f", {first.ratio:.2f} times as fast at batch {first.batch}" if first is not None else ""
-    return f"the file is {evidence.size_ratio:.2f} times smaller{faster}"
+    smaller = (
+        f"the file is {evidence.size_ratio:.2f} times smaller" if evidence.size_ratio >= 1 else "the file is larger"
+    )
+    if first is None or abs(first.ratio - 1) < NOISE:
+        return f"{smaller}, at the same speed" if first is not None else smaller
+    return f"{smaller}, {first.ratio:.2f} times as fast at batch {first.batch}"
 
 
 def _targets(evidence: Evidence, targets: Targets) -> tuple[TargetOutcome, ...]:
