@@ -11,6 +11,9 @@ from modelpress.models import ArraySpec, DatasetSpec, Dim, Signature, TensorSpec
 LABEL_NAMES = ("labels", "label", "y", "targets")
 """Names that are taken for the labels when the task does not say which array holds them."""
 
+IGNORED = -100
+"""A class number that counts for nothing, such as padding: PyTorch's convention."""
+
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
 
@@ -71,17 +74,13 @@ def check_labels(signature: Signature, dataset: DatasetSpec, task: Task, labels:
         return "none"
     output = judged_output(signature, task)
     array = next(array for array in dataset.arrays if array.name == labels)
-    classes = _classes(output, array)
-    if task.kind == "classification" or (task.kind is None and array.dtype in INTEGERS and classes is not None):
-        _check_classes(output, array, classes)
-        return "classification"
-    if array.shape[1:] != () and not _fits(output.shape[1:], array.shape[1:]):
-        raise MismatchError(
-            "",
-            f"the labels {array.name!r} of shape {_shape(array.shape)} do not fit the output {output.name!r} of shape "
-            f"{_shape(output.shape)}; choose another array with task.label, or set task.kind to 'none'",
-        )
-    return "regression"
+    kind = task.kind or ("classification" if _looks_like_classes(output, array) else "regression")
+    same_shape = _fits(output.shape[1:], array.shape[1:])
+    if kind == "regression" and not (same_shape or array.shape[1:] == ()):
+        raise _no_fit(output, array)
+    if kind == "classification" and not same_shape:  # of the same shape they are a score for each class
+        _check_classes(output, array)
+    return kind
 
 
 def check_teacher(model: Signature, teacher: Signature) -> None:
@@ -154,6 +153,13 @@ def _castable(spec: TensorSpec, array: ArraySpec) -> bool:
     return (array.minimum is None or array.minimum >= low) and (array.maximum is None or array.maximum <= high)
 
 
+def _looks_like_classes(output: TensorSpec, labels: ArraySpec) -> bool:
+    if labels.dtype not in INTEGERS | {"bool"}:
+        return False
+    yes_or_no = labels.dtype == "bool" or (labels.minimum, labels.maximum) in {(0, 0), (0, 1), (1, 1)}
+    return _classes(output, labels) is not None or (_fits(output.shape[1:], labels.shape[1:]) and yes_or_no)
+
+
 def _classes(output: TensorSpec, labels: ArraySpec) -> int | str | None:
     """Size of the class axis when the labels are indices into it ('?' where it is not known), else None.
 
@@ -171,25 +177,32 @@ def _classes(output: TensorSpec, labels: ArraySpec) -> int | str | None:
     return None
 
 
-def _check_classes(output: TensorSpec, labels: ArraySpec, classes: int | str | None) -> None:
+def _check_classes(output: TensorSpec, labels: ArraySpec) -> None:
     if labels.dtype not in INTEGERS | {"bool"}:
-        raise MismatchError("", f"classification wants whole numbers as labels; {labels.name!r} holds {labels.dtype}")
+        raise MismatchError("", f"class numbers are whole numbers; the labels {labels.name!r} hold {labels.dtype}")
+    classes = _classes(output, labels)
     if classes is None:
-        raise MismatchError(
-            "",
-            f"the labels {labels.name!r} of shape {_shape(labels.shape)} are no class numbers for the output "
-            f"{output.name!r} of shape {_shape(output.shape)}",
-        )
+        raise _no_fit(output, labels)
     low, high = labels.minimum, labels.maximum
     count = 2 if classes == 1 else classes  # one score decides between two classes
-    if low is not None and low < 0:
-        raise MismatchError("", f"the labels {labels.name!r} go down to {low}; classes are counted from 0")
+    if low is not None and low < 0 and low != IGNORED:
+        raise MismatchError(
+            "", f"the labels {labels.name!r} go down to {low}; classes are counted from 0, and {IGNORED} is left out"
+        )
     if isinstance(count, int) and high is not None and high >= count:
         raise MismatchError(
             "",
             f"the labels {labels.name!r} go up to {high}, but the output {output.name!r} has {count} classes "
             f"(0 to {count - 1})",
         )
+
+
+def _no_fit(output: TensorSpec, labels: ArraySpec) -> MismatchError:
+    return MismatchError(
+        "",
+        f"the labels {labels.name!r} of shape {_shape(labels.shape)} do not fit the output {output.name!r} of shape "
+        f"{_shape(output.shape)}; name another array in task.label, or set task.kind to 'none'",
+    )
 
 
 def _fits(wanted: tuple[Dim, ...], given: tuple[Dim, ...]) -> bool:

@@ -40,20 +40,20 @@ class Changes:
 class JobWatcher:
     def __init__(self, database_url: str) -> None:
         self._url = normalise(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-        self._waiting: dict[UUID, set[Changes]] = {}
+        self.waiting: dict[UUID, set[Changes]] = {}
 
     @contextmanager
     def watch(self, job_id: UUID) -> Iterator[Changes]:
         """Enter before reading the row: a change after that is never missed."""
         changes = Changes()
-        self._waiting.setdefault(job_id, set()).add(changes)
+        self.waiting.setdefault(job_id, set()).add(changes)
         try:
             yield changes
         finally:
-            waiting = self._waiting[job_id]
+            waiting = self.waiting[job_id]
             waiting.discard(changes)
             if not waiting:
-                del self._waiting[job_id]
+                del self.waiting[job_id]
 
     async def run(self) -> None:
         """Listens until it is cancelled, over lost connections."""
@@ -73,7 +73,7 @@ class JobWatcher:
 
     def _announce(self, payload: str) -> None:
         try:
-            waiting = self._waiting.get(UUID(payload), set())
+            waiting = self.waiting.get(UUID(payload), set())
         except ValueError:
             log.warning("a notification that names no job: %r", payload)
             return
@@ -81,6 +81,6 @@ class JobWatcher:
             changes.announce()
 
     def _announce_all(self) -> None:
-        for waiting in self._waiting.values():
+        for waiting in self.waiting.values():
             for changes in waiting:
                 changes.announce()
