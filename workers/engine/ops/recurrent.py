@@ -376,7 +376,7 @@ def read_aten_recurrent(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...
     x, last = node.value("input"), []
     if node.get("batch_first"):
         x = graph.call(transpose, x, perm=(1, 0, 2))
-    options = {"linear_before_reset": 1} if leaf is GRU else {}
+    options: dict[str, Any] = {"linear_before_reset": 1} if leaf is GRU else {}
     for layer in range(layers):
         first = layer * directions
         own = [weights[(first + direction) * each : (first + direction + 1) * each] for direction in range(directions)]

@@ -1,0 +1,281 @@
+"""Reads a `.pt2` file (an exported program) into a graph, through the aten column of the op table."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelpress.models import Dim, TensorSpec
+from workers.engine.builder import GraphBuilder, Value
+from workers.engine.errors import InvalidModelError, UnsupportedModelError
+from workers.engine.graph import Graph
+from workers.engine.ops.aten import ATEN
+from workers.engine.ops.elementwise import divide
+from workers.engine.readers.aten import AtenNode, Symbol
+from workers.engine.readers.pt2_archive import DTYPES, Archive
+from workers.engine.readers.pt2_code import refuse_code
+
+SCHEMA = 8
+WRITTEN_OPSET = 18
+"""A program has no opset; this is the one that PyTorch's own exporter writes."""
+PLAIN_SYMBOL = re.compile(r"(?:Symbol\(')?([a-z]+\d+)(?:',[^()']*\))?")
+
+
+Sizes = tuple[int | str, ...]
+
+
+def _arithmetic(function: Callable[..., Any]) -> Callable[[AtenNode, GraphBuilder], Value]:
+    """PyTorch computes sizes with Python's operators; here they are 0-d tensors."""
+
+    def read(node: AtenNode, graph: GraphBuilder) -> Value:
+        operands = [node.plain(value) for value in node.arguments.values()]
+        tensors = [graph.keep(torch.tensor(value)) if isinstance(value, int) else value for value in operands]
+        return graph.call(function, *tensors)
+
+    return read
+
+
+def _assertion(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:  # noqa: ARG001 (nothing is added)
+    return (graph.keep(torch.tensor(True)),)
+
+
+SCALAR_READERS: dict[str, Callable[[AtenNode, GraphBuilder], Value | tuple[Value, ...]]] = {
+    "_operator.add": _arithmetic(torch.add),
+    "_operator.sub": _arithmetic(torch.sub),
+    "_operator.mul": _arithmetic(torch.mul),
+    "_operator.floordiv": _arithmetic(divide),
+    "_operator.ge": _assertion,
+    "_operator.le": _assertion,
+    "_operator.gt": _assertion,
+    "_operator.lt": _assertion,
+    "_operator.eq": _assertion,
+    "_operator.ne": _assertion,
+}
+"""Arithmetic on sizes; comparisons only feed assertions, which the reader leaves out."""
+
+
+def read_pt2(path: Path) -> Graph:
+    """The graph of the one program in the archive.
+
+    Raises InvalidModelError where the file is damaged or would run code if PyTorch loaded it, and
+    UnsupportedModelError where the program uses an op or a construct that the engine does not know.
+    """
+    archive = Archive(path)
+    model = archive.model_name()
+    archive.refuse_code(model)
+    document = archive.json(f"models/{model}.json")
+    try:
+        program = _Program(document)
+        weights = archive.tensors("weights", f"{model}_weights_config.json")
+        constants = archive.tensors("constants", f"{model}_constants_config.json")
+        return program.read({**constants, **weights})
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise InvalidModelError(
+            f"The program in the archive is not as PyTorch writes it ({type(error).__name__}: {str(error)[:120]}). "
+            "Make the file with torch.export.save(program, path) of PyTorch 2.9 or later."
+        ) from error
+
+
+class _Program:
+    def __init__(self, document: dict[str, Any]) -> None:
+        version = document["schema_version"]["major"]
+        if version != SCHEMA:
+            raise InvalidModelError(
+                f"The program has schema version {version!r}; version {SCHEMA} is read. "
+                "Save it again with PyTorch 2.9 or later: torch.export.save(program, path)."
+            )
+        self.module = document["graph_module"]
+        self.graph = self.module["graph"]
+        refuse_code(document)
+        self.values: dict[str, Value | Symbol] = {}
+        self.weight_names: dict[str, str] = {}
+        self.builder = GraphBuilder()
+
+    def read(self, tensors: dict[str, Tensor]) -> Graph:
+        for spec in self.module["signature"]["input_specs"]:
+            self._input(spec, tensors)
+        mutated = [kind for spec in self.module["signature"]["output_specs"] for kind in spec if kind != "user_output"]
+        if mutated:
+            raise UnsupportedModelError(
+                f"The program also writes {Counter(mutated).most_common(1)[0][0].replace('_', ' ')}s. "
+                "Call model.eval() before torch.export.export, so that it only computes its outputs."
+            )
+        for node in self.graph["nodes"]:
+            self._node(node)
+        outputs = []
+        for position, spec in enumerate(self.module["signature"]["output_specs"]):
+            name = spec["user_output"]["arg"]["as_tensor"]["name"]
+            value = self.values[name]
+            if isinstance(value, Symbol):
+                raise UnsupportedModelError("An output of the program is a plain number. Return tensors only.")
+            outputs.append((self._tensor_spec(f"output_{position}" if position else "output", name), value))
+        return self.builder.finish(outputs, opset=WRITTEN_OPSET)
+
+    def _input(self, spec: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        ((kind, content),) = spec.items()
+        if kind == "user_input":
+            argument = content["arg"]
+            if "as_tensor" not in argument:
+                raise UnsupportedModelError(
+                    f"An input of the program is no tensor ({next(iter(argument))}). Export it with tensors only."
+                )
+            name = _identifier(argument["as_tensor"]["name"], "input")
+            self.values[name] = self.builder.input(self._tensor_spec(name, name))
+            return
+        stored = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
+        if kind not in stored:
+            raise UnsupportedModelError(
+                f"The program takes a {kind.replace('_', ' ')}. Export the model with tensors only."
+            )
+        name, users = content["arg"]["name"], content[stored[kind]]
+        if users not in tensors:
+            raise InvalidModelError(f"The archive lacks the tensor {users!r}. The file is damaged: upload it again.")
+        tensor = tensors[users]
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InvalidModelError(f"The tensor {users!r} holds NaN or infinity. Train the model again, or repair it.")
+        self.values[name] = tensor
+        self.weight_names[name] = users
+
+    def _tensor_spec(self, users_name: str, name: str) -> TensorSpec:
+        meta = self.graph["tensor_values"][name]
+        dtype = DTYPES.get(meta["dtype"])
+        if dtype is None:
+            raise UnsupportedModelError(f"{users_name!r} has a dtype that is not supported (code {meta['dtype']}).")
+        shape = tuple(self._dim(axis, size) for axis, size in enumerate(meta["sizes"]))
+        return TensorSpec(name=users_name, dtype=str(dtype).removeprefix("torch."), shape=shape)
+
+    def _dim(self, axis: int, size: dict[str, Any]) -> Dim:
+        """PyTorch forgets the users' names of dynamic dims: the first axis is called batch, others by their symbol."""
+        if "as_int" in size:
+            return int(size["as_int"])
+        symbol = PLAIN_SYMBOL.fullmatch(str(size["as_expr"]["expr_str"]))
+        if symbol is None:
+            return None
+        return "batch" if axis == 0 else symbol[1]
+
+    def _node(self, node: dict[str, Any]) -> None:
+        target = str(node["target"])
+        name = _identifier(node.get("name") or "node", "node")
+        arguments: dict[str, Any] = {}
+        names: dict[str, tuple[str, ...]] = {}
+        sizes: dict[str, Sizes] = {}
+        dtypes: dict[str, torch.dtype | None] = {}
+        for entry in node["inputs"]:
+            key = _identifier(entry["name"], "argument") if entry["name"] else f"argument_{len(arguments)}"
+            arguments[key] = self._argument(target, entry["arg"])
+            tensors = _tensor_names(entry["arg"])
+            names[key] = tuple(self.weight_names[tensor] for tensor in tensors if tensor in self.weight_names)
+            if "as_tensor" in entry["arg"]:
+                sizes[key] = self._sizes(tensors[0])
+                dtypes[key] = DTYPES.get(self.graph["tensor_values"][tensors[0]]["dtype"])
+        outputs = [output for argument in node["outputs"] for output in _output_names(argument)]
+        aten = AtenNode(
+            target=target.removeprefix("torch.ops.aten."),
+            name=name,
+            scope=_scope(node.get("metadata", {}).get("nn_module_stack", "")),
+            arguments=arguments,
+            names=names,
+            sizes=sizes,
+            dtypes=dtypes,
+            output_sizes=tuple(self._sizes(output) for output in outputs if output in self.graph["tensor_values"]),
+        )
+        read = SCALAR_READERS.get(target) or ATEN.get(aten.target)
+        if read is None:
+            raise UnsupportedModelError(
+                f"The program calls {target[:120]!r}, which is not in the op table. Upload the model as ONNX instead, "
+                "or export it without that call."
+            )
+        result = read(aten, self.builder)
+        results = result if isinstance(result, tuple) else (result,)
+        used = [output for output in outputs if output]
+        if len(results) < len(used):
+            raise aten.unsupported(f"it has {len(used)} results, of which {len(results)} are known")
+        for output, value in zip(outputs, results, strict=False):
+            symbol = self.graph.get("sym_int_values", {}).get(output)
+            self.values[output] = value if symbol is None else _symbol(symbol, value)
+
+    def _sizes(self, tensor: str) -> Sizes:
+        return tuple(
+            size["as_int"] if "as_int" in size else str(size["as_expr"]["expr_str"])
+            for size in self.graph["tensor_values"][tensor]["sizes"]
+        )
+
+    def _argument(self, target: str, argument: dict[str, Any]) -> Any:
+        ((kind, content),) = argument.items()
+        if kind == "as_tensor":
+            return self.values[content["name"]]
+        if kind == "as_tensors":
+            return [self.values[entry["name"]] for entry in content]
+        if kind == "as_optional_tensors":
+            return [None if "as_none" in entry else self.values[entry["as_tensor"]["name"]] for entry in content]
+        if kind == "as_optional_tensor":
+            return None if "as_none" in content else self.values[content["as_tensor"]["name"]]
+        if kind in {"as_sym_int", "as_sym_float", "as_sym_bool"}:
+            return self._scalar(content)
+        if kind in {"as_sym_ints", "as_sym_floats", "as_sym_bools"}:
+            return [self._scalar(entry) for entry in content]
+        if kind == "as_scalar_type":
+            return DTYPES.get(content)
+        if kind in {"as_none", "as_memory_format", "as_layout", "as_device"}:
+            return None
+        if kind in {"as_int", "as_bool", "as_string"}:
+            return content
+        if kind == "as_float":
+            return _float(content)
+        if kind in {"as_ints", "as_bools", "as_strings"}:
+            return list(content)
+        if kind == "as_floats":
+            return [_float(entry) for entry in content]
+        raise UnsupportedModelError(
+            f"The program passes a {kind.removeprefix('as_').replace('_', ' ')} to {target[:120]!r}. Export the model "
+            "without control flow and custom objects, or upload it as ONNX."
+        )
+
+    def _scalar(self, content: dict[str, Any]) -> Any:
+        if "as_name" in content:
+            return self.values[content["as_name"]]
+        return next(iter(content.values()))
+
+
+def _tensor_names(argument: dict[str, Any]) -> list[str]:
+    if "as_tensor" in argument:
+        return [argument["as_tensor"]["name"]]
+    return [entry["name"] for entry in argument.get("as_tensors", [])]
+
+
+def _output_names(argument: dict[str, Any]) -> list[str]:
+    ((kind, content),) = argument.items()
+    if kind == "as_tensors":
+        return [entry["name"] for entry in content]
+    if kind == "as_none":
+        return [""]
+    return [content["name"] if "name" in content else content["as_name"]]
+
+
+def _symbol(meta: dict[str, Any], value: Value) -> Symbol:
+    return Symbol(str(meta["as_expr"]["expr_str"]) if "as_expr" in meta else str(meta["as_int"]), value)
+
+
+def _float(value: Any) -> float:
+    return {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}.get(value) or float(value)
+
+
+def _scope(stack: str) -> str:
+    """Innermost module path of `nn_module_stack`: entries `key,path,class` joined by semicolons."""
+    return stack.rpartition(";")[2].split(",")[1] if stack.count(",") >= 2 else ""
+
+
+def _identifier(name: Any, what: str) -> str:
+    if not isinstance(name, str) or not name.isidentifier() or len(name) > 500:
+        raise InvalidModelError(
+            f"The {what} name {str(name)[:80]!r} is not one that PyTorch writes. Do not load this file anywhere; "
+            "make it again with torch.export.save(program, path)."
+        )
+    return name
