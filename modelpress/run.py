@@ -10,7 +10,7 @@ Events are JSON lines (`Event`) on the file descriptor that the runner is given.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from modelpress.jobs import Format, JobData, Progress, Recipe, Strict
 from modelpress.models import DatasetSpec, ModelSpec
@@ -81,7 +81,9 @@ class ProgressEvent(Strict):
 
 
 class MetricEvent(Strict):
-    """A figure of a running step, such as a training loss."""
+    """A figure of a running step, such as a training loss. A loss that diverges is worth telling: NaN passes."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     type: Literal["metric"] = "metric"
     step: str

@@ -78,7 +78,7 @@ def _model_is_ready(session: Session, job: Job, spec: ModelSpec) -> None:
 
 def plain(value: BaseModel) -> dict[str, Any]:
     """As JSON that PostgreSQL takes: no NaN and no infinity (null instead), no NUL in a string."""
-    cleaned: dict[str, Any] = without_nul(json.loads(value.model_dump_json()))
+    cleaned: dict[str, Any] = without_nul(json.loads(value.model_dump_json(), parse_constant=lambda _: None))
     return cleaned
 
 

@@ -123,7 +123,8 @@ class Ownership:
     @contextmanager
     def locked(self, log: str | None = None) -> Iterator[tuple[Session, Job]]:
         """One transaction with the job's row locked, so that nobody can fence us half way through it."""
-        with Session(self.engine) as session, session.begin():
+        # No autoflush: between two states of a row there are some that its constraints refuse.
+        with Session(self.engine, autoflush=False) as session, session.begin():
             job = transitions.lock(session, self.job_id, self.attempt)
             if log is not None:
                 job.log = log

@@ -34,7 +34,7 @@ def take_back(engine: Engine) -> int:
     lost = select(Job).where(Job.lease_until < func.clock_timestamp()).limit(1).with_for_update(skip_locked=True)
     taken = 0
     while True:
-        with Session(engine) as session, session.begin():
+        with Session(engine, autoflush=False) as session, session.begin():
             job = session.scalar(lost)
             if job is None:
                 return taken

@@ -55,7 +55,10 @@ class Watch:
 
     @property
     def log(self) -> str:
-        return self._log.decode(errors="replace").replace("\0", "�")
+        text = self._log.decode(errors="replace").replace("\0", "�")
+        if self.inbox.refused:
+            text += f"[{self.inbox.refused} lines on the event pipe were no events]\n"
+        return text
 
     def _listen(self, seconds: float) -> bool:
         """True where anything but the end was heard."""
@@ -77,7 +80,8 @@ class Watch:
     def _write_log(self, data: bytes) -> None:
         self._log += data
         if len(self._log) > LOG_BYTES + PIECE:
-            self._log[:] = CUT + self._log[-LOG_BYTES:]
+            end = bytes(self._log[-LOG_BYTES:])
+            self._log[:] = CUT + end[end.find(b"\n") + 1 :]  # from a whole line on: half a path would not be hidden
 
     def _flush(self, *, last: bool = False) -> None:
         now = time.monotonic()

@@ -1,0 +1,157 @@
+"""An engine for tests of what surrounds the engine: an upload is a small program that it obeys, the evil ones included."""
+
+import ctypes
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from modelpress.jobs import Progress
+from modelpress.models import DatasetSpec, ModelSpec, ModelStats, Signature
+from modelpress.report import Environment, Report, Size, Verdict
+from modelpress.run import (
+    Compress,
+    Event,
+    InspectDataset,
+    InspectModel,
+    MetricEvent,
+    ProgressEvent,
+    ResultFile,
+    RunError,
+    RunResult,
+    RunSpec,
+    WarningEvent,
+)
+
+Emit = Callable[[Event], None]
+Spec = InspectModel | InspectDataset | Compress
+
+MODEL = ModelSpec(format="onnx", signature=Signature(inputs=(), outputs=()), stats=ModelStats())
+SIZE = Size(bytes=1, zstd_bytes=1, parameters=1, nonzeros=1, macs=None)
+
+
+def preload() -> None:
+    """There is nothing to load."""
+
+
+def run(run_dir: Path, emit: Emit) -> None:
+    spec: Spec = TypeAdapter(RunSpec).validate_json((run_dir / "job.json").read_bytes())
+    upload = spec.dataset if isinstance(spec, InspectDataset) else spec.model
+    orders = json.loads((run_dir / upload.path).read_bytes())
+    print(f"{orders['act']} in {run_dir}", flush=True)
+    globals()[orders.pop("act")](spec, run_dir, emit, **orders)
+
+
+def succeed(spec: Spec, run_dir: Path, emit: Emit, seconds: float = 0, result: str = "smaller") -> None:
+    progress(emit, "half_precision", 0.5)
+    time.sleep(seconds)
+    if isinstance(spec, InspectModel):
+        answer = RunResult(model=MODEL)
+    elif isinstance(spec, InspectDataset):
+        answer = RunResult(dataset=DatasetSpec(examples=1, arrays=()))
+    else:
+        (run_dir / "out/model.onnx").write_text(result)
+        files = (ResultFile(format="onnx", path="out/model.onnx"),)
+        answer = RunResult(model=MODEL, files=files, report=report(spec))
+    write_result(run_dir, answer.model_dump_json())
+
+
+def report(spec: Compress) -> Report:
+    environment = Environment(
+        cpu="", isa=(), device="cpu", threads=1, python="", torch="", onnxruntime="", sandbox=spec.sandbox
+    )
+    return Report(
+        verdict=Verdict.PASSED, size=(SIZE, SIZE), size_ratio=1, latency=(), warnings=("slow",), environment=environment
+    )
+
+
+def progress(emit: Emit, step: str, fraction: float) -> None:
+    emit(ProgressEvent(progress=Progress(step=step, index=0, steps=1, fraction=fraction)))
+
+
+def write_result(run_dir: Path, text: str) -> None:
+    (run_dir / "out/result.json").write_text(text)
+
+
+def refuse(spec: Spec, run_dir: Path, emit: Emit, code: str = "invalid_model", retryable: bool = False) -> None:
+    error = RunError(code=code, message=f"{run_dir}/in/x is no model", retryable=retryable)
+    write_result(run_dir, RunResult(error=error).model_dump_json())
+
+
+def hang(spec: Spec, run_dir: Path, emit: Emit) -> None:
+    progress(emit, "hanging", 0.1)
+    time.sleep(3600)
+
+
+def crash(spec: Spec, run_dir: Path, emit: Emit) -> None:
+    ctypes.string_at(0)
+
+
+def fail(spec: Spec, run_dir: Path, emit: Emit) -> None:
+    raise ZeroDivisionError("unforeseen")
+
+
+def leave(spec: Spec, run_dir: Path, emit: Emit, code: int) -> None:
+    os._exit(code)
+
+
+def allocate(spec: Spec, run_dir: Path, emit: Emit) -> None:
+    held = []
+    while True:
+        held.append(bytearray(16 << 20))
+
+
+def metrics(spec: Spec, run_dir: Path, emit: Emit, count: int) -> None:
+    for number in range(count):
+        emit(MetricEvent(step="distillation", values={"number": number, "loss": float("nan")}))
+    emit(WarningEvent(message="nul \0 inside"))
+    succeed(spec, run_dir, emit)
+
+
+def talk(spec: Spec, run_dir: Path, emit: Emit, lines: int) -> None:
+    for number in range(lines):
+        print(f"line {number} of a long story about {run_dir}")
+    os.write(3, b"no event\n" + b"x" * 100_000 + b"\n")
+    succeed(spec, run_dir, emit)
+
+
+def bear_children(spec: Spec, run_dir: Path, emit: Emit, then: dict[str, Any]) -> None:
+    """Children in sessions of their own, as something that wants to outlive the run would make them."""
+    for _ in range(2):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.execv("/bin/sleep", ["modelpress-test-orphan", "3600"])
+            os._exit(0)
+    globals()[then.pop("act")](spec, run_dir, emit, **then)
+
+
+def answer(spec: Spec, run_dir: Path, emit: Emit, text: str) -> None:
+    write_result(run_dir, text)
+
+
+def answer_with_link(spec: Spec, run_dir: Path, emit: Emit, target: str, name: str) -> None:
+    succeed(spec, run_dir, emit)
+    (run_dir / "out" / name).unlink()
+    (run_dir / "out" / name).symlink_to(target)
+
+
+def answer_with_path(spec: Compress, run_dir: Path, emit: Emit, path: str) -> None:
+    files = (ResultFile(format="onnx", path=path),)
+    write_result(run_dir, RunResult(model=MODEL, files=files, report=report(spec)).model_dump_json())
+
+
+def spy(spec: Spec, run_dir: Path, emit: Emit, paths: list[str]) -> None:
+    """Tells in the log what can be seen and done from in here."""
+    found: dict[str, Any] = {"environment": sorted(os.environ), "files": sorted(os.listdir("/proc/self/fd"))}
+    for path in paths:
+        try:
+            found[path] = os.listdir(path) if os.path.isdir(path) else Path(path).read_bytes()[:1].hex()
+        except OSError as error:
+            found[path] = type(error).__name__
+    print(json.dumps(found), flush=True)
+    succeed(spec, run_dir, emit)

@@ -1,0 +1,160 @@
+"""Processes die, stop and are ended at the worst moment; every job comes to a good end, once."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from redis import Redis
+from sqlalchemy import Engine
+from uuid6 import uuid7
+
+from app.queue import make_celery, wake
+from app.settings import Settings
+from tests.worker.jobs import Desk, program, until
+from tests.worker.processes import RECONCILER, WORKER, Service, busy_runner
+from workers.reconciler import take_back
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def service(settings: Settings, folder: Path) -> Iterator[Service]:
+    with Service(settings, folder, WORKER) as service:
+        yield service
+
+
+@pytest.fixture
+def reconciler(settings: Settings, folder: Path) -> Iterator[Service]:
+    with Service(settings, folder, RECONCILER) as reconciler:
+        yield reconciler
+
+
+def test_a_killed_runner_costs_one_attempt(desk: Desk, service: Service) -> None:
+    job_id = desk.compress(program("succeed", seconds=1))
+    busy_runner(service).kill()
+    job = desk.wait(job_id, "succeeded")
+    assert job.attempt == 2
+    assert len(desk.results(job_id)) == 1
+    assert [event["status"] for event in desk.events(job_id)] == ["running", "queued", "running", "succeeded"]
+
+
+@pytest.mark.usefixtures("reconciler")
+def test_a_killed_worker_takes_its_runners_along_and_the_next_one_does_the_job(
+    desk: Desk, service: Service, settings: Settings, folder: Path
+) -> None:
+    job_id = desk.compress(program("succeed", seconds=1))
+    busy_runner(service)
+    family = service.below()
+    assert len(family) >= 3
+    service.kill()
+    until(lambda: not any(process.is_running() for process in family), 3)
+    with Service(settings, folder):
+        assert len(list((settings.home / "scratch").iterdir())) == 1  # what the killed one left is swept
+        assert desk.wait(job_id, "succeeded").attempt == 2
+        assert len(desk.results(job_id)) == 1
+
+
+def test_a_killed_zygote_is_replaced(desk: Desk, service: Service) -> None:
+    job_id = desk.compress(program("succeed", seconds=1))
+    busy_runner(service)
+    (zygote,) = service.below("modelpress-zyg")
+    zygote.kill()
+    assert desk.wait(job_id, "succeeded").attempt == 2
+
+
+def test_attempts_run_out_when_every_worker_is_lost(desk: Desk, service: Service, engine: Engine) -> None:
+    job_id = desk.compress(program("hang"), max_attempts=1)
+    busy_runner(service)
+    service.kill()
+    until(lambda: take_back(engine) == 1)
+    job = desk.job(job_id)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert job.error["code"] == "worker_lost"
+    assert "tried once" in job.error["message"]
+
+
+@pytest.mark.usefixtures("reconciler")
+def test_a_worker_that_slept_past_its_lease_is_fenced(desk: Desk, service: Service, engine: Engine) -> None:
+    job_id = desk.compress(program("succeed", seconds=4))
+    runner = busy_runner(service)
+    os.kill(service.process.pid, signal.SIGSTOP)
+    until(lambda: desk.job(job_id).status == "queued")
+    os.kill(service.process.pid, signal.SIGCONT)
+    until(lambda: not runner.is_running(), 3)
+    job = desk.wait(job_id, "succeeded")
+    assert job.attempt == 2
+    assert len(desk.results(job_id)) == 1
+    assert "attempt 1 is not ours any more" in service.log.read_text()
+
+
+def test_a_lost_message_is_no_lost_job(desk: Desk, service: Service) -> None:
+    """The worker looks by itself."""
+    desk.wait(desk.compress(program("succeed")), "succeeded")
+    assert "Task modelpress.look" not in service.log.read_text()
+
+
+def test_the_reconciler_sends_lost_messages_again(
+    desk: Desk, settings: Settings, folder: Path, reconciler: Service
+) -> None:
+    with Service(settings.model_copy(update={"poll_seconds": 1000}), folder) as service:
+        desk.wait(desk.compress(program("succeed")), "succeeded")
+        assert "modelpress.look" in service.log.read_text()
+
+
+def test_messages_do_not_pile_up_while_no_worker_is_there(desk: Desk, settings: Settings, reconciler: Service) -> None:
+    for _ in range(20):
+        desk.compress(program("succeed"))
+    redis = Redis.from_url(settings.redis_url)
+    until(lambda: redis.llen("cpu") >= 16)
+    time.sleep(5 * settings.reconcile_seconds)
+    assert redis.llen("cpu") == 16
+
+
+def test_doubled_and_stray_messages_are_harmless(desk: Desk, settings: Settings, folder: Path) -> None:
+    celery = make_celery(settings.redis_url)
+    with Service(settings.model_copy(update={"poll_seconds": 1000}), folder) as service:
+        wake(celery, "cpu", uuid7())
+        job_id = desk.compress(program("succeed", seconds=0.5))
+        for _ in range(5):
+            wake(celery, "cpu", job_id)
+        assert desk.wait(job_id, "succeeded").attempt == 1
+        assert len(desk.results(job_id)) == 1
+        second = desk.compress(program("succeed"))
+        wake(celery, "cpu", second)
+        desk.wait(second, "succeeded")
+        assert service.process.poll() is None
+
+
+def test_a_worker_that_is_ended_lets_a_short_job_finish(desk: Desk, settings: Settings, folder: Path) -> None:
+    with Service(settings.model_copy(update={"shutdown_seconds": 10}), folder) as service:
+        job_id = desk.compress(program("succeed", seconds=1))
+        waits = desk.compress(program("succeed"), priority=1)
+        busy_runner(service)
+        assert service.terminate() == 0
+    assert desk.job(job_id).status == "succeeded"
+    assert desk.job(waits).status == "queued"
+
+
+def test_a_worker_that_is_ended_gives_a_long_job_back_without_costing_an_attempt(desk: Desk, service: Service) -> None:
+    job_id = desk.compress(program("hang"), max_attempts=1)
+    busy_runner(service)
+    family = service.below()
+    assert service.terminate() == 0
+    job = desk.job(job_id)
+    assert (job.status, job.max_attempts - job.attempt, job.error) == ("queued", 1, None)
+    until(lambda: not any(process.is_running() for process in family), 3)
+
+
+def test_the_supervisor_never_loads_torch(service: Service) -> None:
+    mapped = {Path(region.path).name for region in psutil.Process(service.process.pid).memory_maps()}
+    assert not [name for name in mapped if "torch" in name or "onnx" in name]
