@@ -29,7 +29,7 @@ class AgreementMeter:
         self._largest = 0.0
 
     def add(self, original: NDArray, result: NDArray) -> None:
-        """Outputs of the same examples, of shape (examples, …). Those that the original answers with NaN are left out."""
+        """Outputs of the same examples, of shape (examples, …); those where the original answers NaN are left out."""
         before = np.atleast_1d(original).astype(np.float64)
         after = np.atleast_1d(result).astype(np.float64) if result.shape == original.shape else before * np.nan
         sound = ~_any(np.isnan(before))
