@@ -6,12 +6,19 @@ from modelpress.steps.base import Data, LayerSelection, Step
 
 
 class DynamicQuantization(Step):
-    """Store the weights of linear and recurrent layers in int8, per channel; activations are quantized at run time
-    where the runtime gains by it. Convolutions are never touched: they would get slower."""
+    """Store the weights of linear, recurrent and embedding layers in int8, per channel; activations are quantized at
+    run time where the runtime gains by it. Convolutions are never touched: they would get slower."""
 
     step: Literal["dynamic_quantization"] = "dynamic_quantization"
     weight_bits: Literal["auto", 7, 8] = Field(
         "auto", description="7 avoids saturation on CPUs without VNNI; auto decides by the job's runtime"
+    )
+    largest_error: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="a layer whose quantized activations would move the outputs by more than this share, measured "
+        "alone, computes in float from its 8-bit weights; 0: all do",
     )
     layers: LayerSelection = LayerSelection()
 

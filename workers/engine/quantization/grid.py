@@ -2,66 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from workers.engine.constraints import Constraint
-from workers.engine.encodings import Encoding, Integers
+from workers.engine.constraints import Constraint, constraints_of
+from workers.engine.encodings import Encoding, Integers, ScaledIntegers
 
-SMALLEST_SCALE = torch.finfo(torch.float32).tiny * 2**23
-"""Scales below this would make a dead channel's integers overflow."""
+SMALLEST_SCALE = 2.0**-100
+"""Scales of dead channels; far above where 32-bit floats lose their precision."""
 
 
 def _straight_through(value: Tensor, raw: Tensor) -> Tensor:
-    return raw + (value - raw).detach()
+    """The value exactly, and the raw weight's gradient."""
+    return value.detach() + (raw - raw.detach())
 
 
 class IntegerGrid(Constraint):
     """weight → scale × integer, symmetric, in int8 storage; 7 bits use only -63…63, so that AVX2 cannot saturate.
 
-    `scale` has one value a channel of `axis`, or is 0-d where axis is None.
+    `scale` has the rank of the weight and broadcasts over it: it is as long as the weight along `axes`, else 1. Stored
+    behind `DequantizeLinear`, or `folded`: behind a cast and a product, which runtimes fold to plain floats at load.
     """
 
     bits = 8.0
     scale: Tensor
 
-    def __init__(self, scale: Tensor, axis: int | None, width: int = 8) -> None:
+    def __init__(self, scale: Tensor, axes: tuple[int, ...], width: int = 8, *, folded: bool = False) -> None:
         super().__init__()
-        self.axis = axis
-        self.limit = 2 ** (width - 1) - 1
+        self.axes = axes
+        self.width = width
+        self.folded = folded
         self.register_buffer("scale", scale.detach().clone().float().clamp_min(SMALLEST_SCALE))
 
     @classmethod
-    def fit(cls, weight: Tensor, axis: int | None, width: int = 8) -> Self:
+    def fit(cls, weight: Tensor, axes: tuple[int, ...], width: int = 8, *, folded: bool = False) -> Self:
         """The grid that just holds the largest weight of each channel."""
-        weight = weight.detach().float()
-        if axis is None:
-            largest = weight.abs().amax()
-        else:
-            largest = weight.abs().transpose(0, axis).flatten(1).amax(1)
-        return cls(largest / (2 ** (width - 1) - 1), axis, width)
+        others = [axis for axis in range(weight.dim()) if axis not in axes]
+        largest = weight.detach().float().abs().amax(others, keepdim=True) if others else weight.detach().float().abs()
+        return cls(largest / (2 ** (width - 1) - 1), axes, width, folded=folded)
 
-    def steps(self, weight: Tensor) -> Tensor:
-        """The scale, shaped to broadcast over the weight."""
-        if self.axis is None:
-            return self.scale
-        shape = [1] * weight.dim()
-        shape[self.axis] = -1
-        return self.scale.view(shape)
+    @property
+    def limit(self) -> int:
+        return 2 ** (self.width - 1) - 1
 
     def integers(self, weight: Tensor) -> Tensor:
         """Float tensor of whole numbers in [-limit, limit]."""
-        return (weight / self.steps(weight)).round().clamp(-self.limit, self.limit)
+        return (weight / self.scale).round().clamp(-self.limit, self.limit)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return _straight_through(self.integers(weight) * self.steps(weight), weight)
+        return _straight_through(self.integers(weight) * self.scale, weight)
 
     def encode(self, weight: Tensor) -> Encoding:
-        zero_point = torch.zeros_like(self.scale, dtype=torch.int8)  # stored once; ONNX Runtime fuses no Gemm without
-        return Integers(self.integers(weight).to(torch.int8), self.scale, zero_point, self.axis)
+        integers = self.integers(weight).to(torch.int8)
+        if self.folded or len(self.axes) > 1:
+            return ScaledIntegers(integers, self.scale)
+        scale = self.scale.flatten() if self.axes else self.scale.reshape(())
+        zero_point = torch.zeros_like(scale, dtype=torch.int8)  # stored once; ONNX Runtime fuses no Gemm without
+        return Integers(integers, scale, zero_point, self.axes[0] if self.axes else None)
 
 
 class BiasGrid(Constraint):
@@ -71,6 +71,7 @@ class BiasGrid(Constraint):
     scale: Tensor
 
     def __init__(self, scale: Tensor) -> None:
+        """`scale` (channels,)."""
         super().__init__()
         self.register_buffer("scale", scale.detach().clone().float())
 
@@ -87,14 +88,12 @@ class BiasGrid(Constraint):
 
 def grid_of(module: nn.Module, name: str) -> IntegerGrid | None:
     """The grid that a parameter already has, if any."""
-    if not parametrize.is_parametrized(module, name):
-        return None
-    chain = module.parametrizations[name]  # type: ignore[union-attr, index]
-    return next((constraint for constraint in chain if isinstance(constraint, IntegerGrid)), None)
+    return next((found for found in constraints_of(module, name) if isinstance(found, IntegerGrid)), None)
 
 
 def raw_parameter(module: nn.Module, name: str) -> nn.Parameter:
     """The trainable tensor behind a parameter, before any constraint."""
+    holder: Any = module
     if parametrize.is_parametrized(module, name):
-        return module.parametrizations[name].original  # type: ignore[union-attr, index, return-value]
-    return getattr(module, name)  # type: ignore[no-any-return]
+        return holder.parametrizations[name].original  # type: ignore[no-any-return]
+    return getattr(holder, name)  # type: ignore[no-any-return]

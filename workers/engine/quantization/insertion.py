@@ -84,12 +84,13 @@ def _grid_weights(module: fx.GraphModule, node: fx.Node, width: int) -> None:
     for name, axis in (trait.weights or {}).items():
         if grid_of(layer, name) is None:
             weight = getattr(layer, name)
-            grid = IntegerGrid.fit(weight, axis, width)
+            grid = IntegerGrid.fit(weight, () if axis is None else (axis,), width)
             bias = getattr(layer, trait.bias, None) if trait.bias else None
             step = input_scale(module, node)
             if bias is not None and axis is not None and step is not None:
                 # A channel of tiny weights beside a large bias: coarser weights, so that int32 holds the bias.
-                grid.scale.copy_(torch.maximum(grid.scale, bias.detach().abs() / (step * BIAS_HEADROOM)))
+                least = bias.detach().abs() / (step * BIAS_HEADROOM)
+                grid.scale.copy_(torch.maximum(grid.scale, least.view_as(grid.scale)))
             constrain(layer, name, grid)
 
 
@@ -116,8 +117,8 @@ def grid_biases(quantized: Quantized) -> None:
         if trait is None or trait.bias is None or step is None or calls[str(node.target)] > 1:
             continue
         grid = next((grid_of(layer, name) for name in trait.weights or {}), None)
-        if grid is not None and grid.axis == 0 and isinstance(getattr(layer, trait.bias, None), Tensor):
-            constrain(layer, trait.bias, BiasGrid(step * grid.scale))
+        if grid is not None and grid.axes == (0,) and isinstance(getattr(layer, trait.bias, None), Tensor):
+            constrain(layer, trait.bias, BiasGrid(step * grid.scale.flatten()))
 
 
 def _device(module: nn.Module) -> torch.device:

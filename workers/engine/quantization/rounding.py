@@ -63,7 +63,7 @@ def _learned(
     source, wanted = data
     plain = _unconstrained(layer)
     weight = getattr(original, name).detach()
-    scaled = weight / grid.steps(weight)
+    scaled = weight / grid.scale
     floor = scaled.floor()
     part = (scaled - floor).clamp(0.01, 0.99)
     start = torch.log((part + (STRETCH - 1) / 2) / (1 + (STRETCH - 1) / 2 - part))
@@ -73,7 +73,7 @@ def _learned(
         for step in range(ITERATIONS):
             picked = torch.randperm(len(source), generator=generator)[:BATCH].to(source.device)
             up = _rectified(choice)
-            soft = (floor + up).clamp(-grid.limit, grid.limit) * grid.steps(weight)
+            soft = (floor + up).clamp(-grid.limit, grid.limit) * grid.scale
             output = functional_call(plain, {name: soft}, (source[picked],))
             loss = (output - wanted[picked]).square().mean() / wanted.square().mean().clamp_min(1e-12)
             done = step / ITERATIONS
@@ -86,8 +86,8 @@ def _learned(
     rounded = floor + (_rectified(choice.detach()) >= 0.5).to(floor)
     rounded = torch.where(weight == 0, torch.zeros_like(rounded), rounded).clamp(-grid.limit, grid.limit)
     before = (layer(source) - wanted).square().mean()
-    after = (functional_call(plain, {name: rounded * grid.steps(weight)}, (source,)) - wanted).square().mean()
-    return rounded * grid.steps(weight) if after < before else getattr(layer, name).detach()
+    after = (functional_call(plain, {name: rounded * grid.scale}, (source,)) - wanted).square().mean()
+    return rounded * grid.scale if after < before else getattr(layer, name).detach()
 
 
 def _rectified(choice: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from torch import Tensor, fx, nn
 
 from workers.engine.graph import Graph
 from workers.engine.quantization.fake_quantize import FakeQuantize
-from workers.engine.quantization.grid import IntegerGrid
+from workers.engine.quantization.grid import IntegerGrid, raw_parameter
 from workers.engine.quantization.placement import Placement, trait_of
 from workers.engine.quantization.ranges import Range
 
+NOTHING = Placement(frozenset(), {})
 MOST_BYTES = 1 << 29
 """Inner results that are kept in memory at a time."""
 
@@ -51,18 +52,22 @@ class Simulation:
     def error(self, placement: Placement, ranges: Mapping[fx.Node, Range], layers: frozenset[fx.Node]) -> float:
         """The relative error of the outputs with these values and the weights of these layers on integer grids."""
         points = {node: FakeQuantize.of(ranges[point.source]) for node, point in placement.points.items()}
-        return relative_error(self._follow(placement, points, layers), self.outputs)
+        leaves = {node: self._layer(node) for node in layers}
+        return relative_error(self._follow(placement, points, leaves), self.outputs)
 
     def error_of_range(self, value: fx.Node, bounds: Range) -> float:
         """The relative error of the outputs when this one value alone is on a grid."""
-        alone = Placement(frozenset(), {})
-        return relative_error(self._follow(alone, {value: FakeQuantize.of(bounds)}, frozenset()), self.outputs)
+        return relative_error(self._follow(NOTHING, {value: FakeQuantize.of(bounds)}, {}), self.outputs)
+
+    def error_of_leaves(self, leaves: Mapping[fx.Node, nn.Module]) -> float:
+        """The relative error of the outputs when other leaves stand at these nodes."""
+        return relative_error(self._follow(NOTHING, {}, leaves), self.outputs)
 
     @torch.no_grad()
     def _follow(
-        self, placement: Placement, points: Mapping[fx.Node, FakeQuantize], layers: frozenset[fx.Node]
+        self, placement: Placement, points: Mapping[fx.Node, FakeQuantize], leaves: Mapping[fx.Node, nn.Module]
     ) -> Sequence[Tensor]:
-        """Run again what depends on a point or a quantized layer; all else is as it was recorded."""
+        """Run again what depends on a point or on another leaf; all else is as it was recorded."""
         changed: dict[fx.Node, Any] = {}
         gridded: dict[fx.Node, Any] = {}
         interpreter = fx.Interpreter(self._module)
@@ -74,10 +79,10 @@ class Simulation:
             return changed.get(value, self._values[value])
 
         for node in self._module.graph.nodes:
-            if node in layers or any(source in changed or source in gridded for source in node.all_input_nodes):
+            if node in leaves or any(source in changed or source in gridded for source in node.all_input_nodes):
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda value, user=node: read(value, user))
-                if node in layers:
-                    changed[node] = self._layer(node)(*args, **kwargs)
+                if node in leaves:
+                    changed[node] = leaves[node](*args, **kwargs)
                 elif node.op == "output":
                     return _tuple(args[0])
                 else:
@@ -99,9 +104,8 @@ def with_grids(module: nn.Module, node: fx.Node, width: int) -> nn.Module:
     rounded = copy.deepcopy(module)
     for name, axis in (trait.weights if trait and trait.weights else {}).items():
         weight = getattr(module, name)
-        parent = rounded.parametrizations[name] if hasattr(rounded, "parametrizations") else None  # type: ignore[union-attr, index]
-        target = getattr(rounded, name) if parent is None else parent.original
-        target.data.copy_(IntegerGrid.fit(weight, axis, width)(weight))
+        grid = IntegerGrid.fit(weight, () if axis is None else (axis,), width)
+        raw_parameter(rounded, name).data.copy_(grid(weight))
     return rounded
 
 

@@ -1,0 +1,112 @@
+"""Weights of linear, recurrent and embedding layers in 8 bits; integers at run time where the runtime gains by them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from modelpress.steps.dynamic_quantization import DynamicQuantization
+from workers.engine.context import Context
+from workers.engine.errors import StepError
+from workers.engine.graph import Graph, Layer
+from workers.engine.ops.convolution import Conv, ConvTranspose
+from workers.engine.quantization.calibration import Calibration
+from workers.engine.quantization.dynamic import become
+from workers.engine.quantization.grid import IntegerGrid, grid_of
+from workers.engine.quantization.simulation import Simulation
+from workers.engine.quantization.storage import channel_axes, integer_form
+from workers.engine.quantization.weight_bits import weight_bits
+from workers.engine.steps import applies
+
+TRIED = 32
+"""Examples on which it is measured what quantized activations do."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A layer and how it will run: as a leaf of this class in integers, or in float from stored integers."""
+
+    layer: Layer
+    integer: type[nn.Module] | None
+
+
+@applies(DynamicQuantization)
+def dynamic_quantization(step: DynamicQuantization, graph: Graph, context: Context) -> Graph:
+    graph.module.eval().to(context.device)
+    forms = [Form(layer, integer_form(layer.module, context.runtime)) for layer in _selected(step, graph, context)]
+    forms = _without_harm(step, graph, context, forms)
+    for form in forms:
+        _quantize(form, graph, step, context)
+    integer = sum(form.integer is not None for form in forms)
+    context.figures["layers_quantized"] = len(forms)
+    context.figures["layers_in_integers"] = integer
+    context.notes.append(
+        f"{len(forms)} layers are stored in 8 bits per channel; {integer} of them compute in integers, the others in "
+        "float, because that is faster for them or their activations must not be quantized"
+    )
+    return graph
+
+
+def _selected(step: DynamicQuantization, graph: Graph, context: Context) -> list[Layer]:
+    layers = []
+    for layer in graph.layers():
+        reason = _why_not(step, layer)
+        if reason:
+            context.untouched[layer.name] = reason
+        else:
+            layers.append(layer)
+    if not layers:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in context.untouched.items()) or "it has no layers"
+        raise StepError(f"no layer of the model can be quantized at run time ({reasons})")
+    return layers
+
+
+def _why_not(step: DynamicQuantization, layer: Layer) -> str | None:
+    if not step.layers.selects(layer.name):
+        return "not selected"
+    if isinstance(layer.module, (Conv, ConvTranspose)):
+        return "a convolution would get slower; static_quantization is for those"
+    if all(weight.dim() < 2 for weight in layer.weights.values()):
+        return "its weights are a vector: too small to be worth it"
+    if any(grid_of(layer.module, name) is not None for name in layer.weights):
+        return "it is in 8 bits already"
+    return None
+
+
+def _without_harm(step: DynamicQuantization, graph: Graph, context: Context, forms: list[Form]) -> list[Form]:
+    """Compute in float what would move the outputs too much with quantized activations."""
+    if context.calibrate is None or all(form.integer is None for form in forms):
+        return forms
+    batch = graph.inputs[0].shape[0] if graph.inputs[0].shape else None
+    calibration = Calibration(context.calibrate, context.device, context.seed, batch if isinstance(batch, int) else None)
+    simulation = Simulation(graph, calibration.some(TRIED), 8)
+    harmless = []
+    for form in forms:
+        if form.integer is None:
+            harmless.append(form)
+            continue
+        calls = _calls(graph, form.layer)
+        error = simulation.error_of_leaves(dict.fromkeys(calls, become(form.layer.module, form.integer)))
+        if error > step.largest_error:
+            context.notes.append(
+                f"{form.layer.name} computes in float: quantizing its activations would move the outputs by {error:.2%}"
+            )
+        harmless.append(Form(form.layer, form.integer if error <= step.largest_error else None))
+    return harmless
+
+
+def _calls(graph: Graph, layer: Layer) -> list[fx.Node]:
+    return [node for node in graph.module.graph.nodes if node.op == "call_module" and node.target == layer.node.target]
+
+
+def _quantize(form: Form, graph: Graph, step: DynamicQuantization, context: Context) -> None:
+    layer = form.layer
+    for name, weight in layer.weights.items():
+        if weight.dim() < 2:
+            continue
+        integer = form.integer is not None
+        width = weight_bits(step.weight_bits, context.runtime) if integer or step.weight_bits == 7 else 8
+        layer.constrain(name, IntegerGrid.fit(weight, channel_axes(layer, name), width, folded=not integer))
+    if form.integer is not None:
+        graph.module.set_submodule(str(layer.node.target), become(layer.module, form.integer))
