@@ -42,7 +42,7 @@ def test_preloading_starts_no_thread_and_opens_no_gpu():
         "import os, workers.engine.pipeline as pipeline; pipeline.preload(); import torch; "
         "print(len(os.listdir('/proc/self/task')), torch.cuda.is_initialized())"
     )
-    done = subprocess.run(  # noqa: S603 (our own interpreter)
+    done = subprocess.run(
         [sys.executable, "-c", program],
         env={"OPENBLAS_NUM_THREADS": "1", "PATH": ""},
         capture_output=True,

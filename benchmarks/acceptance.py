@@ -1,0 +1,203 @@
+"""The figures that the engine must reach on reference models, through the pipeline, from file to report.
+
+    python benchmarks/acceptance.py FOLDER [--only NAME] [--threads N] [--keep OUT]
+
+FOLDER holds
+    resnet.onnx                          Fashion-MNIST, input x (N, 1, 28, 28) normalised, output logits
+    fashion_{train,calib,eval}_u8.npz    images (N, 28, 28) uint8 and labels
+    vowels_lstm.onnx, vowels_gru.onnx    JapaneseVowels, input x (N, time, 12), output logits
+    japanese_vowels.npz                  x_train, y_train, x_test, y_test
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from modelpress.report import Latency, Report
+from modelpress.run import RunResult
+from workers.engine.pipeline import run
+
+MEAN, STD = 0.2860, 0.3530
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    model: str
+    recipe: list[dict[str, Any]]
+    data: tuple[str, ...]
+    size_ratio: float | None = None
+    """At least."""
+    latency_ratio: float | None = None
+    """At least, at batch 1 with one thread."""
+    drop: float = 1.0
+    """Of accuracy, at most."""
+    zeros: float = 0.0
+    """Share of the parameters, at least."""
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+CASES = (
+    Case(
+        "ResNet static_quantization", "resnet.onnx", [{"step": "static_quantization"}],
+        ("fashion_calibrate", "fashion_evaluate"), size_ratio=3.6, latency_ratio=1.5, drop=0.001,
+    ),
+    Case(
+        "ResNet magnitude_pruning 70 %", "resnet.onnx", [{"step": "magnitude_pruning", "sparsity": 0.7}],
+        ("fashion_evaluate",), zeros=0.69,
+    ),
+    Case(
+        "ResNet magnitude_pruning 70 % + distillation", "resnet.onnx",
+        [{"step": "magnitude_pruning", "sparsity": 0.7}, {"step": "distillation"}],
+        ("fashion_train", "fashion_evaluate"), drop=0.005, zeros=0.69,
+    ),
+    Case(
+        "ResNet pruning + distillation + static_quantization", "resnet.onnx",
+        [{"step": "magnitude_pruning", "sparsity": 0.7}, {"step": "distillation"}, {"step": "static_quantization"}],
+        ("fashion_train", "fashion_calibrate", "fashion_evaluate"), size_ratio=3.6, latency_ratio=1.5, drop=0.005,
+    ),
+    Case(
+        "BiLSTM dynamic_quantization", "vowels_lstm.onnx", [{"step": "dynamic_quantization"}],
+        ("vowels_evaluate",), size_ratio=3.3, drop=0.006,
+    ),
+    Case(
+        "BiGRU dynamic_quantization", "vowels_gru.onnx", [{"step": "dynamic_quantization"}],
+        ("vowels_evaluate",), size_ratio=3.3, drop=0.006,
+    ),
+)  # fmt: skip
+
+
+def fashion(folder: Path, part: str, *, labelled: bool) -> Arrays:
+    file = np.load(folder / f"fashion_{part}_u8.npz")
+    x = ((file["images"].astype(np.float32) / 255 - MEAN) / STD)[:, None].astype(np.float32)
+    return {"x": x, "labels": file["labels"]} if labelled else {"x": x}
+
+
+def load(folder: Path, name: str) -> Arrays:
+    """Training and calibration data come without labels: no case may look at them."""
+    if name == "vowels_evaluate":
+        file = np.load(folder / "japanese_vowels.npz")
+        return {"x": file["x_test"], "labels": file["y_test"]}
+    part = {"fashion_train": "train", "fashion_calibrate": "calib", "fashion_evaluate": "eval"}[name]
+    return fashion(folder, part, labelled=part == "eval")
+
+
+def measure(case: Case, folder: Path, threads: int, run_dir: Path) -> tuple[RunResult, float]:
+    (run_dir / "in").mkdir(parents=True)
+    shutil.copy(folder / case.model, run_dir / "in" / "model")
+    uses = {}
+    for name in case.data:
+        use = name.rpartition("_")[2]
+        np.savez(run_dir / "in" / f"{use}.npz", **load(folder, name))
+        uses[use] = {"path": f"in/{use}.npz", "filename": f"{use}.npz"}
+    job = {
+        "kind": "compress",
+        "model": {"path": "in/model", "filename": case.model},
+        "data": uses,
+        "request": {"recipe": case.recipe},
+        "limits": {"threads": threads},
+    }
+    (run_dir / "job.json").write_text(json.dumps(job))
+    began = time.monotonic()
+    return run(run_dir, lambda _: None), time.monotonic() - began
+
+
+def misses(case: Case, report: Report) -> list[str]:
+    """What the case should have reached and did not."""
+    found = []
+    if case.size_ratio is not None and report.size_ratio < case.size_ratio:
+        found.append(f"size {report.size_ratio:.2f} < {case.size_ratio}")
+    if case.latency_ratio is not None and report.latency[0].ratio < case.latency_ratio:
+        found.append(f"latency {report.latency[0].ratio:.2f} < {case.latency_ratio}")
+    if report.quality is None or -report.quality.change > case.drop:
+        found.append(f"accuracy change {report.quality.change if report.quality else float('nan'):+.4f}")
+    if zeros(report) < case.zeros:
+        found.append(f"zeros {zeros(report):.3f} < {case.zeros}")
+    return found
+
+
+def zeros(report: Report) -> float:
+    return 1 - report.size[1].nonzeros / report.size[1].parameters
+
+
+def ratio(latency: Latency) -> str:
+    return f"{latency.ratio:.2f} × ({latency.ratio_low:.2f} to {latency.ratio_high:.2f})"
+
+
+def row(case: Case, report: Report, seconds: float) -> list[str]:
+    one, many = report.latency[0], report.latency[1]
+    quality, agreement = report.quality, report.agreement[0]
+    assert quality is not None
+    top1 = f"{agreement.top1:.4f}" if agreement.top1 is not None else "-"
+    change = f"{quality.change:+.4f} ({quality.low:+.4f} to {quality.high:+.4f})"
+    return [
+        case.name,
+        f"{report.size[0].bytes / 1000:.0f} → {report.size[1].bytes / 1000:.0f} kB\n{report.size_ratio:.2f} ×",
+        f"{one.original.median_ms:.3f} → {one.result.median_ms:.3f} ms\n{ratio(one)}",
+        ratio(many),
+        f"{quality.original:.4f} → {quality.result:.4f}\n{change}",
+        str(quality.n),
+        f"top-1 {top1}\ncosine {agreement.cosine:.4f}",
+        f"{zeros(report):.1%}",
+        f"{seconds:.1f}",
+        str(report.verdict),
+        "; ".join(misses(case, report)) or "reached",
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", default="", help="part of a case's name")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="folder for the reports, as JSON")
+    arguments = parser.parse_args()
+    columns = [
+        "case",
+        "size",
+        "latency, batch 1",
+        "batch 32",
+        "accuracy",
+        "n",
+        "agreement",
+        "zeros",
+        "s",
+        "verdict",
+        "goal",
+    ]
+    table = Table(*columns, title="Reference models, measured in ONNX Runtime", show_lines=True)
+    failed = False
+    for case in (case for case in CASES if arguments.only in case.name):
+        with tempfile.TemporaryDirectory() as folder:
+            result, seconds = measure(case, arguments.folder, arguments.threads, Path(folder) / "run")
+        if result.report is None:
+            failed = True
+            table.add_row(case.name, *[""] * (len(columns) - 2), str(result.error))
+            continue
+        failed |= bool(misses(case, result.report))
+        table.add_row(*row(case, result.report, seconds))
+        place = result.report.environment
+        table.caption = (
+            f"{place.cpu}: {', '.join(place.isa)}; {place.threads} thread(s); ONNX Runtime {place.onnxruntime}"
+        )
+        if arguments.keep:
+            arguments.keep.mkdir(parents=True, exist_ok=True)
+            (arguments.keep / f"{case.name}.json".replace(" ", "_")).write_text(result.report.model_dump_json(indent=2))
+    Console(width=230).print(table)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
