@@ -16,13 +16,10 @@ from torch import Tensor, fx, nn
 
 from modelpress.models import TensorSpec
 from workers.engine.graph import Graph
-from workers.engine.ops.base import op_of_function
+from workers.engine.ops.base import ANY, FEW, op_of_function
 
 Value = fx.Node | Tensor
 """A value while reading: computed when the model runs, or known already."""
-
-FOLDED_ELEMENTS = 1024
-"""Constants up to this size are computed while reading: shapes, axes and scalars, never weights."""
 
 MASK_MAGNITUDE = 1e30
 """Constants this large are attention masks, not something to train."""
@@ -39,6 +36,7 @@ class GraphBuilder:
         self._names: dict[int, str] = {}
         self._constants: dict[int, fx.Node] = {}
         self._parameters: dict[int, nn.Parameter] = {}
+        self._transposed: dict[int, Tensor] = {}
         self._alive: list[Tensor] = []
 
     def input(self, spec: TensorSpec) -> fx.Node:
@@ -61,6 +59,16 @@ class GraphBuilder:
             self._parameters[id(tensor)] = nn.Parameter(tensor.clone())
         return self._parameters[id(tensor)]
 
+    def transposed_parameter(self, tensor: Tensor) -> nn.Parameter:
+        """The parameter of a transposed matrix: the very one of its source where the file transposes it itself."""
+        source = self._transposed.get(id(tensor))
+        if source is None:
+            source = self._transposed[id(tensor)] = self.keep(tensor.t().contiguous())
+        return self.parameter(source)
+
+    def name_of(self, tensor: Tensor) -> str | None:
+        return self._names.get(id(tensor))
+
     def module(self, layer: str, module: nn.Module, *args: Value | None) -> fx.Node:
         """Call a new leaf. `layer` is the user's name for it; a number is added where another layer has it already."""
         path = self._path(type(module).__name__.lower())
@@ -69,13 +77,17 @@ class GraphBuilder:
         node.meta["layer"] = self._layer_name(layer)
         return node
 
+    def rename(self, node: fx.Node, layer: str) -> None:
+        self._layer_names.discard(node.meta["layer"])
+        node.meta["layer"] = self._layer_name(layer)
+
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Value:
         """Call a function of the op table; at once where everything it needs is constant and small."""
         if self._folds(function, args):
             with torch.no_grad():
                 result = function(*args, **kwargs)
             if isinstance(result, Tensor):
-                return self.keep(result)
+                return self._folded(function, args, self.keep(result))
         return self.graph.call_function(function, tuple(self._argument(argument) for argument in args), kwargs)
 
     def call_each(self, count: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Value, ...]:
@@ -128,17 +140,25 @@ class GraphBuilder:
             notes=self.notes,
         )
 
+    def _folded(self, function: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> Tensor:
+        """A weight that was only laid out anew keeps its name, and a transposed one stays tied to its source."""
+        op = op_of_function(function)
+        if op is not None and op.folds == ANY and id(args[0]) in self._names:
+            self._names[id(result)] = self._names[id(args[0])]
+            if result.dim() == 2 and result.shape == args[0].shape[::-1] and torch.equal(result, args[0].t()):
+                self._transposed[id(result)] = args[0]
+        return result
+
     def _argument(self, value: Any) -> Any:
         return self.constant(value) if isinstance(value, Tensor) else value
 
     @staticmethod
     def _folds(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
         op = op_of_function(function)
-        if op is not None and not op.folds:
-            return False
+        most = FEW if op is None else op.folds
         tensors = [argument for argument in args if isinstance(argument, Tensor)]
         nodes = [argument for argument in args if isinstance(argument, fx.Node)]
-        return bool(tensors) and not nodes and all(tensor.numel() <= FOLDED_ELEMENTS for tensor in tensors)
+        return bool(tensors) and not nodes and all(tensor.numel() <= most for tensor in tensors)
 
     def _path(self, stem: str) -> str:
         self._paths[stem] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, fx
 
 from modelpress.models import ModelStats, TensorSpec
 from workers.engine.dtypes import TORCH_OF_WORD
-from workers.engine.errors import EngineError, InvalidModelError, UnsupportedModelError
+from workers.engine.errors import InvalidModelError
 from workers.engine.graph import Graph
 from workers.engine.ops.base import op_of
 
@@ -48,13 +49,16 @@ def _example(spec: TensorSpec, shape: tuple[int, ...], generator: torch.Generato
 
 
 class _Recorder(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.extra_traceback = False
+
     def run_node(self, n: fx.Node) -> Any:
         try:
             result = super().run_node(n)
-        except EngineError:
-            raise
-        except Exception as error:
-            raise InvalidModelError(f"{n.meta.get('layer', n.name)}: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # whatever a hostile graph can make torch raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InvalidModelError(f"{n.meta.get('layer', n.name)}: {reason}") from error
         if n.op != "output":
             n.meta["shape"], n.meta["dtype"] = _of(result, "shape"), _of(result, "dtype")
         return result
@@ -73,12 +77,9 @@ def propagate(graph: Graph, batch: int = 2, free: int | None = None) -> int:
     with none of the sizes tried.
     """
     failure: InvalidModelError | None = None
-    device = next((tensor.device for tensor in graph.module.state_dict().values()), torch.device("cpu"))
     for size in FREE_SIZES if free is None else (free,):
-        inputs = [example.to(device) for example in example_inputs(graph, batch, size)]
         try:
-            with torch.no_grad():
-                _Recorder(graph.module).run(*inputs)
+            propagate_inputs(graph, example_inputs(graph, batch, size))
         except InvalidModelError as error:
             failure = failure or error
         else:
@@ -87,6 +88,13 @@ def propagate(graph: Graph, batch: int = 2, free: int | None = None) -> int:
             break
     assert failure is not None
     raise failure
+
+
+def propagate_inputs(graph: Graph, inputs: Sequence[Tensor]) -> None:
+    """The same with these inputs. Raises InvalidModelError, naming the layer, where the graph does not run with them."""
+    device = next((tensor.device for tensor in graph.module.state_dict().values()), torch.device("cpu"))
+    with torch.no_grad():
+        _Recorder(graph.module).run(*(tensor.to(device) for tensor in inputs))
 
 
 def stats(graph: Graph) -> ModelStats:
@@ -112,7 +120,7 @@ def _macs(graph: Graph, nodes: list[fx.Node]) -> int | None:
     for free in (1, *FREE_SIZES):
         try:
             propagate(graph, batch=1, free=free)
-        except (InvalidModelError, UnsupportedModelError):
+        except InvalidModelError:
             continue
         return sum(op_of(node).macs(node) for node in nodes)
     return None

@@ -15,6 +15,7 @@ from workers.engine.ops import (
     reductions,
     resizing,
     shapes,
+    softmax,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "reductions",
     "resizing",
     "shapes",
+    "softmax",
 ]

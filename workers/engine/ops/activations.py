@@ -1,4 +1,4 @@
-"""Functions of one tensor, element by element, and softmax."""
+"""Functions of one tensor, element by element, and the functions behind softmax."""
 
 from __future__ import annotations
 
@@ -108,9 +108,6 @@ plain("Softplus", softplus)
 plain("Softsign", softsign)
 plain("Shrink", shrink)
 plain("Clip", clip, quantization=FUSED, literals=frozenset({1, 2}), attribute_before={1: ("min", 11), 2: ("max", 11)})
-plain("Softmax", softmax)
-plain("LogSoftmax", log_softmax)
-plain("Hardmax", hardmax)
 
 for name, function in {
     "Abs": torch.abs,

@@ -35,6 +35,12 @@ class Quantization:
     fused: bool = False
 
 
+FEW = 1024
+"""Shapes, axes and scalars: what is computed while reading."""
+ANY = 1 << 40
+"""Ops that only lay out their input anew do so for weights too."""
+
+
 class Op:
     """A stateless record. Subclasses fill in what the op has; `register` makes one instance of each."""
 
@@ -48,8 +54,8 @@ class Op:
     weights: ClassVar[dict[str, int]] = {}
     """Parameters that weight steps may constrain, and the axis of their output channels."""
     quantization: ClassVar[Quantization | None] = None
-    folds: ClassVar[bool] = True
-    """Whether small constants may be computed while reading; not where small inputs can make large outputs."""
+    folds: ClassVar[int] = FEW
+    """Elements up to which constants are computed while reading; 0 where small inputs can make large outputs."""
     opset: ClassVar[int] = 13
     """First opset that knows the form that `write` writes."""
 

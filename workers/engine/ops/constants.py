@@ -54,7 +54,7 @@ class Constant(Op):
 class ConstantOfShape(Op):
     name = "ConstantOfShape"
     functions = (constant_of_shape,)
-    folds = False
+    folds = 0
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         value: Any = node.attribute("value", torch.zeros(1))
@@ -67,7 +67,7 @@ class ConstantOfShape(Op):
         onnx.emit(node, "ConstantOfShape", [node.args[0]], value=onnx.tensor(onnx.stored(node.args[1]).reshape(1)))
 
 
-plain("Range", number_range, folds=False)
+plain("Range", number_range, folds=0)
 plain("EyeLike", eye_like)
 
 

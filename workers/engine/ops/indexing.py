@@ -163,7 +163,7 @@ plain(
 )
 plain("ScatterElements", scatter_elements, attribute_since={"reduction": 16})
 plain("ScatterND", scatter_nd, attribute_since={"reduction": 16})
-plain("OneHot", one_hot, folds=False)
+plain("OneHot", one_hot, folds=0)
 plain("NonZero", non_zero)
 plain("Compress", compress)
 

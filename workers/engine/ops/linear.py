@@ -72,9 +72,7 @@ class Gemm(Op):
         options = {name: node.attribute(name, default) for name, default in _GEMM_DEFAULTS.items()}
         if isinstance(weight, Tensor) and not isinstance(bias, fx.Node) and _is_layer(options, weight, bias):
             weight, bias = node.weight(1), node.optional_weight(2)
-            rows = graph.parameter(weight)
-            if not options["transB"]:
-                rows = nn.Parameter(weight.t().contiguous())
+            rows = graph.parameter(weight) if options["transB"] else graph.transposed_parameter(weight)
             layer = Linear(rows, None if bias is None else graph.parameter(bias.expand(rows.shape[0])))
             return graph.module(node.layer(1), layer, node.input(0))
         return graph.call(gemm, node.input(0), weight, bias, **options)
@@ -116,7 +114,7 @@ class MatMul(Op):
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         left, right = node.input(0), node.input(1)
         if isinstance(left, fx.Node) and isinstance(right, Tensor) and right.dim() == 2 and right.is_floating_point():
-            layer = Projection(nn.Parameter(node.weight(1).t().contiguous()), None)
+            layer = Projection(graph.transposed_parameter(node.weight(1)), None)
             return graph.module(node.layer(1), layer, left)
         return graph.call(torch.matmul, left, right)
 

@@ -125,7 +125,7 @@ class Plain(Op):
                 value = inputs.pop(position)
                 if value is not None:
                     attributes[name] = value
-        onnx.emit(node, self.name, inputs, **attributes)
+        onnx.emit(node, self.name, inputs, outputs=self.results, **attributes)
 
 
 def plain(

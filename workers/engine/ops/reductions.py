@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.plain import plain
+from workers.engine.ops.base import register
+from workers.engine.ops.plain import Plain, plain
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
+    from workers.engine.readers.onnx_node import OnnxNode
 
 Axes = Sequence[int] | Tensor | None
 
@@ -161,7 +164,22 @@ _reduction("ReduceLogSumExp", reduce_log_sum_exp, 18)
 plain("ArgMax", arg_max)
 plain("ArgMin", arg_min)
 plain("CumSum", cumulative_sum, literals=frozenset({1}))
-plain("TopK", top_k, literals=frozenset({1}), results=2)
+@register
+class TopK(Plain):
+    name = "TopK"
+    functions = (top_k,)
+    literals = frozenset({1})
+    results = 2
+
+    def read_inputs(self, node: OnnxNode) -> list[Any]:
+        """`k` was an attribute, a plain number, before opset 10."""
+        return [node.input(0), (node.attribute("k"),)] if node.opset < 10 else super().read_inputs(node)
+
+    def read_attributes(self, node: OnnxNode, function: Callable[..., Any]) -> dict[str, Any]:
+        without = {name: value for name, value in node.attributes.items() if name != "k"}
+        return super().read_attributes(replace(node, attributes=without), function)
+
+
 plain("MeanVarianceNormalization", mean_variance_normalization)
 
 

@@ -152,7 +152,7 @@ class Resize(Plain):
     name = "Resize"
     functions = (resize,)
     literals = frozenset({1, 2, 3})
-    folds = False
+    folds = 0
     attribute_since: ClassVar[dict[str, int]] = {"antialias": 18, "axes": 18, "keep_aspect_ratio_policy": 18}
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from workers.engine.dtypes import ONNX_OF_TORCH, TORCH_OF_ONNX
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.base import Op, Quantization, register
+from workers.engine.ops.base import ANY, Op, Quantization, register
 from workers.engine.ops.convolution import torch_pads
 from workers.engine.ops.plain import Plain, plain
 from workers.engine.ops.reductions import as_ints
@@ -155,20 +155,20 @@ def einsum(*tensors: Tensor, equation: str) -> Tensor:
     return torch.einsum(equation, *tensors)
 
 
-plain("Reshape", reshape, literals=frozenset({1}), attribute_since={"allowzero": 14}, quantization=PASSES)
-plain("Flatten", flatten, quantization=PASSES)
-plain("Transpose", transpose, quantization=PASSES)
-plain("Squeeze", squeeze, literals=frozenset({1}), attribute_before={1: ("axes", 13)}, quantization=PASSES)
-plain("Unsqueeze", unsqueeze, literals=frozenset({1}), attribute_before={1: ("axes", 13)}, quantization=PASSES)
+plain("Reshape", reshape, folds=ANY, literals=frozenset({1}), attribute_since={"allowzero": 14}, quantization=PASSES)
+plain("Flatten", flatten, folds=ANY, quantization=PASSES)
+plain("Transpose", transpose, folds=ANY, quantization=PASSES)
+plain("Squeeze", squeeze, folds=ANY, literals=frozenset({1}), attribute_before={1: ("axes", 13)}, quantization=PASSES)
+plain("Unsqueeze", unsqueeze, folds=ANY, literals=frozenset({1}), attribute_before={1: ("axes", 13)}, quantization=PASSES)
 plain("Concat", concat, quantization=Quantization(inputs=None))
 plain("Shape", shape, opset=15)
 plain("Size", size)
-plain("Expand", expand, literals=frozenset({1}), folds=False)
-plain("Tile", tile, literals=frozenset({1}), folds=False)
+plain("Expand", expand, literals=frozenset({1}), folds=0)
+plain("Tile", tile, literals=frozenset({1}), folds=0)
 plain(
     "Pad",
     pad,
-    folds=False,
+    folds=0,
     literals=frozenset({1, 2, 3}),
     attribute_before={1: ("pads", 11), 2: ("value", 11)},
     quantization=PASSES,
@@ -226,7 +226,7 @@ class Einsum(Plain):
 
     name = "Einsum"
     functions = (einsum,)
-    folds = False
+    folds = 0
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         equation = "".join(str(node.attribute("equation", "")).split())

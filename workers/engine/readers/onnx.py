@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from torch import Tensor
 
 from modelpress.models import Dim, TensorSpec
 from workers.engine.builder import GraphBuilder, Value
@@ -16,9 +19,12 @@ from workers.engine.dtypes import TORCH_OF_ONNX, WORD_OF_TORCH
 from workers.engine.errors import EngineError, InvalidModelError, UnsupportedModelError
 from workers.engine.graph import Graph
 from workers.engine.ops.base import OPS
+from workers.engine.ops.softmax import coerced_softmax, settle_softmax
 from workers.engine.readers.onnx_node import OnnxNode, shown
 from workers.engine.readers.onnx_tensors import read_tensor
+from workers.engine.shapes import propagate
 
+NUMBERED = re.compile(r"val_\d+(_\d+)?")
 OLDEST_OPSET = 7
 OWN_DOMAIN = "modelpress"
 """Ops that only the engine makes; a file has none of them."""
@@ -40,7 +46,34 @@ def read_onnx(source: bytes | Path) -> Graph:
     if not outputs:
         raise InvalidModelError("the model has no outputs")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return graph.finish(outputs, opset=opsets[""], metadata=metadata)
+    _name_by_bias(graph)
+    result = graph.finish(outputs, opset=opsets[""], metadata=metadata)
+    _settle_old_softmax(result)
+    return result
+
+
+def _name_by_bias(graph: GraphBuilder) -> None:
+    """torch's newer exporter transposes the weights of linear layers and loses their names; their biases keep them."""
+    for node in graph.graph.nodes:
+        if node.target is not torch.add:
+            continue
+        for product, bias in (node.args, node.args[::-1]):
+            name = str(bias.meta.get("name", ""))
+            if NUMBERED.fullmatch(product.meta.get("layer", "")) and name.endswith(".bias"):
+                graph.rename(product, name.removesuffix(".bias"))
+
+
+def _settle_old_softmax(graph: Graph) -> None:
+    old = [node for node in graph.module.graph.nodes if node.target is coerced_softmax]
+    if not old:
+        return
+    try:
+        propagate(graph)
+    except InvalidModelError:
+        return
+    for node in old:
+        settle_softmax(node)
+    graph.module.recompile()
 
 
 def _parse(data: bytes) -> ModelProto:
@@ -101,13 +134,14 @@ def _read_node(proto: NodeProto, opsets: dict[str, int], values: _Values, graph:
     if op is None or domain == OWN_DOMAIN:
         kind = f"{domain}.{proto.op_type}" if domain else proto.op_type
         raise UnsupportedModelError(f"the model uses the operator {shown(kind)}, which is not supported")
+    inputs = tuple(values[name] if name else None for name in proto.input)
     node = OnnxNode(
         op_type=proto.op_type,
         domain=domain,
         name=proto.name,
         opset=opsets.get(domain, 1),
-        inputs=tuple(values[name] if name else None for name in proto.input),
-        input_names=tuple(proto.input),
+        inputs=inputs,
+        input_names=tuple(_origin(value, name, graph) for value, name in zip(inputs, proto.input, strict=True)),
         outputs=tuple(proto.output),
         attributes=dict(_attributes(proto)),
     )
@@ -123,6 +157,11 @@ def _read_node(proto: NodeProto, opsets: dict[str, int], values: _Values, graph:
             values.define(name, results[index])
         elif name:
             values.missing[name] = node.refuse(f"its output {index} is not supported")
+
+
+def _origin(value: Value | None, name: str, graph: GraphBuilder) -> str:
+    """The name of the stored tensor that a constant was made from, else its own."""
+    return (graph.name_of(value) if isinstance(value, Tensor) else None) or name
 
 
 def _attributes(proto: NodeProto) -> Iterator[tuple[str, Any]]:

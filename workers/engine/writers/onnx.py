@@ -47,6 +47,8 @@ class OnnxBuilder:
         self._names: dict[fx.Node, str] = {}
         self._stored: dict[tuple[int, tuple[int, ...], bytes], str] = {}
         self._weights: dict[tuple[str, str, bool], str] = {}
+        self._plain: dict[int, str] = {}
+        """Parameters that are stored as they are: a tied layer that needs one transposed says so in the file."""
         nodes = list(graph.module.graph.nodes)
         for node, spec in zip((n for n in nodes if n.op == "placeholder"), graph.inputs, strict=True):
             self._names[node] = spec.name
@@ -116,6 +118,12 @@ class OnnxBuilder:
         self._add(op_type, list(inputs), [unique], unique, domain, attributes)
         return unique
 
+    def nodes(self, op_type: str, inputs: Sequence[str], name: str, outputs: int) -> list[str]:
+        """Add a node of several outputs; returns their names."""
+        unique = [self._unique(f"{name}_{index}") for index in range(outputs)]
+        self._add(op_type, list(inputs), unique, unique[0], "", {})
+        return unique
+
     def initializer(self, name: str, tensor: Tensor) -> str:
         """Store a tensor; equal tensors are stored once. Returns the name it is stored under."""
         proto = stored_tensor(name, tensor)
@@ -180,7 +188,12 @@ class OnnxBuilder:
         label = f"{self.layer(node)}.{name}"
         if encoding is not None:
             return (encoding.transposed() if transpose else encoding).write(self, label)
-        return self.initializer(label, tensor.t() if transpose else tensor)
+        if transpose and id(tensor) in self._plain:
+            return self.node("Transpose", [self._plain[id(tensor)]], f"{label}_transposed", perm=(1, 0))
+        name = self.initializer(label, tensor.t() if transpose else tensor)
+        if not transpose:
+            self._plain[id(tensor)] = name
+        return name
 
     def _bind_parts(self, parts: list[fx.Node], least: int) -> list[str]:
         """Names of a node's outputs; those that nobody asks for are left out."""
