@@ -108,14 +108,16 @@ class Ownership:
 
     def report(self, news: News) -> None:
         with self.locked() as (session, job):
+            events = list(news.events)
             if news.progress is not None:
+                if _moved_on(job.progress, news.progress):
+                    events.insert(0, ("progress", news.progress))
                 job.progress = news.progress
-            warnings = [data["message"] for kind, data in news.events if kind == "warning"]
+            warnings = [data["message"] for kind, data in events if kind == "warning"]
             if warnings:
                 job.warnings = [*job.warnings, *warnings]
             rows = [
-                {"job_id": self.job_id, "attempt": self.attempt, "type": kind, "data": data}
-                for kind, data in news.events
+                {"job_id": self.job_id, "attempt": self.attempt, "type": kind, "data": data} for kind, data in events
             ]
             if rows:
                 session.execute(insert(JobEvent), rows)
@@ -151,3 +153,10 @@ class Ownership:
         if status is None:
             raise FencedError(f"job {self.job_id}, attempt {self.attempt}")
         return status
+
+
+def _moved_on(before: dict[str, Any] | None, now: dict[str, Any]) -> bool:
+    """Another step, or the next percent: so much of a job's progress is kept as events, the rest only in its row."""
+    if before is None or before["step"] != now["step"]:
+        return True
+    return int(before["fraction"] * 100) != int(now["fraction"] * 100)
