@@ -80,7 +80,7 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncIterator[Service
         blob_engine.dispose()
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 

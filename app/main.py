@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
 from app.comparisons.endpoints import router as comparisons
 from app.context import running
@@ -39,11 +39,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
     )
-    v1 = APIRouter(prefix="/v1")
-    for router in (models, datasets, jobs, steps, comparisons, keys):
-        v1.include_router(router)
-    app.include_router(v1)
-    app.include_router(health)
+    for router in (models, datasets, jobs, steps, comparisons, keys, health):
+        app.include_router(router)
     problem_handlers.install(app)
     openapi.install(app)
     app.add_middleware(Boundary, metrics=metrics)

@@ -9,7 +9,7 @@ from app.web.fields import ComparisonId
 from app.web.paging import Page, Paging
 from app.web.strict_json import StrictRoute
 
-router = APIRouter(prefix="/comparisons", tags=["comparisons"], route_class=StrictRoute)
+router = APIRouter(prefix="/v1/comparisons", tags=["comparisons"], route_class=StrictRoute)
 
 
 @router.post("", status_code=201, responses=described(Unauthenticated, NotFound, Invalid, MalformedRequest, TooLarge))

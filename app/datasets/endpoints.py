@@ -12,7 +12,7 @@ from app.web.fields import DatasetId, Name
 from app.web.paging import Page, Paging
 from app.web.prefer import Wait
 
-router = APIRouter(prefix="/datasets", tags=["datasets"])
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 
 @router.post("", status_code=201, responses=UPLOAD_PROBLEMS, openapi_extra=FILE_BODY)

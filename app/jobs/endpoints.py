@@ -27,7 +27,7 @@ from app.web.strict_json import StrictRoute
 from modelpress.jobs import JobStatus
 from modelpress.report import Report
 
-router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
 CREATE_PROBLEMS = described(
     Unauthenticated,

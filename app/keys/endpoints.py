@@ -8,7 +8,7 @@ from app.web.fields import KeyId
 from app.web.paging import Page, Paging
 from app.web.strict_json import StrictRoute
 
-router = APIRouter(prefix="/api-keys", tags=["API keys"], route_class=StrictRoute)
+router = APIRouter(prefix="/v1/api-keys", tags=["API keys"], route_class=StrictRoute)
 
 
 @router.post("", status_code=201, responses=described(Unauthenticated, Invalid, MalformedRequest, TooLarge))

@@ -12,7 +12,7 @@ from app.web.fields import ModelId, Name, Text
 from app.web.paging import Page, Paging
 from app.web.prefer import Wait
 
-router = APIRouter(prefix="/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.post("", status_code=201, responses=UPLOAD_PROBLEMS, openapi_extra=FILE_BODY)

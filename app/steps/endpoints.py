@@ -7,7 +7,7 @@ from app.problems import Invalid, NotFound, Unauthenticated, described
 from app.steps import service
 from app.steps.schemas import Catalogue, StepInfo
 
-router = APIRouter(prefix="/steps", tags=["steps"])
+router = APIRouter(prefix="/v1/steps", tags=["steps"])
 
 
 @router.get("", responses=described(Unauthenticated))

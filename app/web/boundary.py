@@ -1,17 +1,17 @@
 """The outermost layer: every request gets an id, is counted and timed, and ends in an answer, whatever happens."""
 
+import logging
 import re
 import time
 from uuid import uuid4
 
-import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.health.metrics import Metrics
 from app.problems import InternalError
 
-log = structlog.get_logger("app")
+log = logging.getLogger(__name__)
 
 
 class Boundary:
@@ -37,7 +37,7 @@ class Boundary:
         try:
             await self.app(scope, receive, tagged)
         except Exception:
-            log.exception("request failed", request_id=request_id, method=scope["method"], path=scope["path"])
+            log.exception("%s %s failed, request id %s", scope["method"], scope["path"], request_id)
             if status:
                 raise  # the head is out: cutting the connection is all that is left to tell the client
             response = InternalError(f"Something went wrong here; the request id is {request_id}.").response()

@@ -24,7 +24,7 @@ class PageRequest:
     before: UUID | None
 
 
-def page_request(
+async def page_request(
     page_size: Annotated[int, Query(ge=1, le=100)] = 20,
     page_token: Annotated[str | None, Query(description="`next_page_token` of the page before")] = None,
 ) -> PageRequest:

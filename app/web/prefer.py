@@ -8,7 +8,7 @@ from fastapi import Depends, Header
 MAX_SECONDS = 60.0
 
 
-def wait_seconds(
+async def wait_seconds(
     prefer: Annotated[str, Header(description="`wait=n` waits for news, up to n seconds (60 at most)")] = "",
 ) -> float:
     """A preference that cannot be read is ignored, as the RFC has it."""
