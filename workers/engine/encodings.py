@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
@@ -43,7 +43,7 @@ class Integers:
         inputs = [onnx.initializer(f"{name}_quantized", self.values), onnx.initializer(f"{name}_scale", self.scale)]
         if self.zero_point is not None:
             inputs.append(onnx.initializer(f"{name}_zero_point", self.zero_point))
-        attributes = {} if self.axis is None else {"axis": self.axis}
+        attributes: dict[str, Any] = {} if self.axis is None else {"axis": self.axis}
         return onnx.node("DequantizeLinear", inputs, f"{name}_dequantized", **attributes)
 
 

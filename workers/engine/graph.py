@@ -63,9 +63,7 @@ class Graph:
 
     def copy(self) -> Graph:
         """A deep copy that shares no storage with this one."""
-        return replace(
-            self, module=copy.deepcopy(self.module), metadata=dict(self.metadata), notes=list(self.notes)
-        )
+        return replace(self, module=copy.deepcopy(self.module), metadata=dict(self.metadata), notes=list(self.notes))
 
     def layers(self, selection: LayerSelection = EVERY_LAYER) -> Iterator[Layer]:
         """Every leaf with weights once, in the order of execution, under the user's name (`meta["layer"]`)."""

@@ -1,4 +1,4 @@
-"""Shapes and dtypes of every value, found by running the graph once on made-up inputs; and what is counted with them."""
+"""Shapes and dtypes of every value, found by running the graph once on made-up inputs; and what they count up to."""
 
 from __future__ import annotations
 
@@ -76,29 +76,28 @@ def propagate(graph: Graph, batch: int = 2, free: int | None = None) -> int:
     Returns the size that dimensions left open other than the batch had. Raises InvalidModelError where the model runs
     with none of the sizes tried.
     """
-    failure: InvalidModelError | None = None
+    failures: list[InvalidModelError] = []
     for size in FREE_SIZES if free is None else (free,):
         try:
             propagate_inputs(graph, example_inputs(graph, batch, size))
         except InvalidModelError as error:
-            failure = failure or error
+            failures.append(error)
         else:
             return size
         if all(isinstance(dim, int) for spec in graph.inputs for dim in spec.shape[1:]):
             break
-    assert failure is not None
-    raise failure
+    raise failures[0]
 
 
 def propagate_inputs(graph: Graph, inputs: Sequence[Tensor]) -> None:
-    """The same with these inputs. Raises InvalidModelError, naming the layer, where the graph does not run with them."""
+    """The same with these inputs. Raises InvalidModelError, naming the layer, where they do not go through."""
     device = next((tensor.device for tensor in graph.module.state_dict().values()), torch.device("cpu"))
     with torch.no_grad():
         _Recorder(graph.module).run(*(tensor.to(device) for tensor in inputs))
 
 
 def stats(graph: Graph) -> ModelStats:
-    """What is counted of a model, MACs for one example; they are None where the graph does not run with made-up inputs."""
+    """Counts of a model, MACs for one example; they are None where the graph does not run with made-up inputs."""
     weights = {id(tensor): tensor for layer in graph.layers() for tensor in layer.weights.values()}
     parametrized = {id(p) for n, p in graph.module.named_parameters() if ".parametrizations." in f".{n}"}
     others = [p for p in graph.module.parameters() if id(p) not in parametrized and id(p) not in weights]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -75,7 +76,8 @@ def shrink(x: Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> Tensor:
 def clip(x: Tensor, low: Tensor | float | None = None, high: Tensor | float | None = None) -> Tensor:
     if low is None and high is None:
         return x
-    return torch.clamp(x, low, high)
+    bounds: tuple[Any, Any] = (low, high)
+    return torch.clamp(x, *bounds)
 
 
 def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
@@ -109,7 +111,7 @@ plain("Softsign", softsign)
 plain("Shrink", shrink)
 plain("Clip", clip, quantization=FUSED, literals=frozenset({1, 2}), attribute_before={1: ("min", 11), 2: ("max", 11)})
 
-for name, function in {
+UNARY_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Abs": torch.abs,
     "Neg": torch.neg,
     "Exp": torch.exp,
@@ -132,11 +134,12 @@ for name, function in {
     "Asinh": torch.asinh,
     "Acosh": torch.acosh,
     "Atanh": torch.atanh,
-}.items():
+}
+for name, function in UNARY_FUNCTIONS.items():
     plain(name, function)
 
 
-for target, function in {
+ATEN_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "relu": torch.relu,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
@@ -153,7 +156,8 @@ for target, function in {
     "ceil": torch.ceil,
     "sin": torch.sin,
     "cos": torch.cos,
-}.items():
+}
+for target, function in ATEN_FUNCTIONS.items():
     reads_aten_as(function, f"{target}.default", f"{target}_.default")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import fx, nn
 
@@ -59,11 +59,11 @@ class Op:
     opset: ClassVar[int] = 13
     """First opset that knows the form that `write` writes."""
 
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:  # noqa: ARG002 (for subclasses)
         """Add the ONNX node to the graph and return its outputs. Raises UnsupportedModelError with a reason."""
         raise TypeError(f"{self.name} is not read from ONNX")
 
-    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:  # noqa: ARG002 (for subclasses)
         """Add the node to the ONNX file and bind its name."""
         raise TypeError(f"{self.name} is not written to ONNX")
 
@@ -88,6 +88,26 @@ def register(cls: type[Op]) -> type[Op]:
             raise ValueError(f"{key} belongs to {table[key].name} already; {op.name} cannot have it")
         table[key] = op
     return cls
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def leaf_of(node: fx.Node, kind: type[M]) -> M:
+    """The module that a `call_module` node calls. Raises TypeError where it is of another kind."""
+    owner = node.graph.owning_module
+    module = owner.get_submodule(str(node.target)) if owner is not None else None
+    if not isinstance(module, kind):
+        raise TypeError(f"{node.target} is a {type(module).__name__}, not a {kind.__name__}")
+    return module
+
+
+def source_of(node: fx.Node, position: int = 0) -> fx.Node:
+    """The node behind an argument. Raises TypeError where the argument is no node."""
+    source = node.args[position]
+    if not isinstance(source, fx.Node):
+        raise TypeError(f"argument {position} of {node.name} is no node")
+    return source
 
 
 def op_of_module(module: nn.Module) -> Op | None:

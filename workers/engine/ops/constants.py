@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from workers.engine.ops.aten import reads_aten
 from workers.engine.dtypes import TORCH_OF_ONNX
+from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.base import Op, register
 from workers.engine.ops.plain import as_literal, plain
 from workers.engine.ops.reductions import as_ints

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx, nn
 
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.base import Op, Quantization, register
+from workers.engine.ops.base import Op, Quantization, leaf_of, register, source_of
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
@@ -169,7 +169,7 @@ def _weight(node: OnnxNode) -> Tensor:
 class ConvOp(Op):
     name = "Conv"
     modules = (Conv,)
-    weights = {"weight": 0}
+    weights: ClassVar[dict[str, int]] = {"weight": 0}
     quantization = Quantization(weights={"weight": 0}, bias="bias")
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
@@ -183,8 +183,7 @@ class ConvOp(Op):
         return graph.module(node.layer(1), module, node.input(0))
 
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
-        conv = onnx.module(node)
-        assert isinstance(conv, Conv)
+        conv = leaf_of(node, Conv)
         same = conv.auto_pad != "NOTSET"
         onnx.emit(
             node,
@@ -198,15 +197,14 @@ class ConvOp(Op):
         )
 
     def macs(self, node: fx.Node) -> int:
-        weight = _module(node).weight
-        return math.prod(node.meta["shape"]) * math.prod(weight.shape[1:])
+        return math.prod(node.meta["shape"]) * math.prod(leaf_of(node, Conv).weight.shape[1:])
 
 
 @register
 class ConvTransposeOp(Op):
     name = "ConvTranspose"
     modules = (ConvTranspose,)
-    weights = {"weight": 1}
+    weights: ClassVar[dict[str, int]] = {"weight": 1}
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         weight, bias = _weight(node), node.optional_weight(2)
@@ -222,8 +220,7 @@ class ConvTransposeOp(Op):
         return graph.module(node.layer(1), module, node.input(0))
 
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
-        conv = onnx.module(node)
-        assert isinstance(conv, ConvTranspose)
+        conv = leaf_of(node, ConvTranspose)
         where: dict[str, Any] = {"pads": conv.pads}
         if conv.output_shape:
             where = {"output_shape": conv.output_shape, "auto_pad": conv.auto_pad}
@@ -242,15 +239,8 @@ class ConvTransposeOp(Op):
         )
 
     def macs(self, node: fx.Node) -> int:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        return math.prod(source.meta["shape"]) * math.prod(_module(node).weight.shape[1:])
-
-
-def _module(node: fx.Node) -> Any:
-    owner = node.graph.owning_module
-    assert owner is not None
-    return owner.get_submodule(str(node.target))
+        weight = leaf_of(node, ConvTranspose).weight
+        return math.prod(source_of(node).meta["shape"]) * math.prod(weight.shape[1:])
 
 
 @reads_aten("conv1d.default", "conv2d.default", "conv3d.default", "conv1d.padding", "conv2d.padding", "conv3d.padding")

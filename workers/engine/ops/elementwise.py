@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
-
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -91,7 +91,7 @@ plain("IsNaN", torch.isnan)
 plain("IsInf", is_infinite)
 
 
-for target, function in {
+ATEN_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
@@ -100,7 +100,8 @@ for target, function in {
     "le": torch.le,
     "gt": torch.gt,
     "ge": torch.ge,
-}.items():
+}
+for target, function in ATEN_FUNCTIONS.items():
     reads_aten_as(function, f"{target}.Tensor", f"{target}.Scalar", f"{target}_.Tensor")
 reads_aten_as(divide, "div.Tensor", "div_.Tensor", "div.Scalar")
 reads_aten_as(power, "pow.Tensor_Scalar", "pow.Tensor_Tensor")

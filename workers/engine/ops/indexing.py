@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -132,7 +132,7 @@ class Gather(Plain):
     name = "Gather"
     modules = (Embedding,)
     functions = (gather,)
-    weights = {"weight": 0}
+    weights: ClassVar[dict[str, int]] = {"weight": 0}
     quantization = Quantization(inputs=(), weights={"weight": None}, output=False)
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:

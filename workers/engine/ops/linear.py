@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx, nn
 
 from workers.engine.ops.aten import reads_aten, reads_aten_as
-from workers.engine.ops.base import Op, Quantization, register
+from workers.engine.ops.base import Op, Quantization, leaf_of, register, source_of
+from workers.engine.ops.plain import attributes_of
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
@@ -53,18 +54,12 @@ def gemm(
     return scaled if c is None else scaled + (c if beta == 1 else c * beta)
 
 
-def _outer(node: fx.Node) -> Any:
-    owner = node.graph.owning_module
-    assert owner is not None
-    return owner.get_submodule(str(node.target))
-
-
 @register
 class Gemm(Op):
     name = "Gemm"
     modules = (Linear,)
     functions = (gemm,)
-    weights = {"weight": 0}
+    weights: ClassVar[dict[str, int]] = {"weight": 0}
     quantization = Quantization(inputs=(0, 1), weights={"weight": 0}, bias="bias", float_output=True)
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
@@ -82,14 +77,12 @@ class Gemm(Op):
             weights = [onnx.weight(node, "weight"), onnx.weight(node, "bias")]
             onnx.emit(node, "Gemm", [node.args[0], *weights], transB=1)
         else:
-            onnx.emit(node, "Gemm", node.args, **node.kwargs)
+            onnx.emit(node, "Gemm", node.args, **attributes_of(node))
 
     def macs(self, node: fx.Node) -> int:
         if node.op == "call_module":
-            return math.prod(node.meta["shape"]) * int(_outer(node).weight.shape[1])
-        left = node.args[0]
-        assert isinstance(left, fx.Node)
-        inner = left.meta["shape"][0 if node.kwargs["transA"] else 1]
+            return math.prod(node.meta["shape"]) * leaf_of(node, Linear).weight.shape[1]
+        inner = source_of(node).meta["shape"][0 if node.kwargs["transA"] else 1]
         return math.prod(node.meta["shape"]) * int(inner)
 
 
@@ -108,7 +101,7 @@ class MatMul(Op):
     name = "MatMul"
     modules = (Projection,)
     functions = (torch.matmul,)
-    weights = {"weight": 0}
+    weights: ClassVar[dict[str, int]] = {"weight": 0}
     quantization = Quantization(inputs=(0, 1), weights={"weight": 0}, float_output=True)
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
@@ -131,10 +124,8 @@ class MatMul(Op):
 
     def macs(self, node: fx.Node) -> int:
         if node.op == "call_module":
-            return math.prod(node.meta["shape"]) * int(_outer(node).weight.shape[1])
-        left = node.args[0]
-        assert isinstance(left, fx.Node)
-        return math.prod(node.meta["shape"]) * int(left.meta["shape"][-1])
+            return math.prod(node.meta["shape"]) * leaf_of(node, Linear).weight.shape[1]
+        return math.prod(node.meta["shape"]) * int(source_of(node).meta["shape"][-1])
 
 
 reads_aten_as(torch.matmul, "matmul.default", "bmm.default", "mm.default")

@@ -23,16 +23,24 @@ if TYPE_CHECKING:
 class BatchNorm(_BatchNorm):
     """torch's batch normalization for inputs of any rank, made from what a file holds."""
 
+    weight: nn.Parameter
+    bias: nn.Parameter
+
     def __init__(
         self, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, *, eps: float, momentum: float
     ) -> None:
         """`momentum` as in torch: the share of the new batch."""
         super().__init__(weight.shape[0], eps=eps, momentum=momentum, device="meta")
-        self.weight = nn.Parameter(weight.clone())
-        self.bias = nn.Parameter(bias.clone())
-        self.running_mean = mean.clone()
-        self.running_var = variance.clone()
-        self.num_batches_tracked = torch.tensor(0)
+        self.register_parameter("weight", nn.Parameter(weight.clone()))
+        self.register_parameter("bias", nn.Parameter(bias.clone()))
+        self.register_buffer("running_mean", mean.clone())
+        self.register_buffer("running_var", variance.clone())
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    @property
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of every channel."""
+        return self.get_buffer("running_mean"), self.get_buffer("running_var")
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 (torch's own signature)
         """Any rank will do."""

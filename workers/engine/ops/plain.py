@@ -25,9 +25,13 @@ LITERAL_ELEMENTS = 64
 """Longer constants stay tensors, so that generated code stays short."""
 
 
+def attributes_of(node: fx.Node) -> dict[str, Any]:
+    return dict(node.kwargs)
+
+
 @cache
 def attribute_defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    """Keyword-only parameters of a function of the table. torch's own functions, used for ops without attributes, have none."""
+    """Keyword-only parameters of a function; torch's own functions stand for ops without attributes."""
     if not inspect.isfunction(function):
         return {}
     parameters = inspect.signature(function).parameters.values()
@@ -47,12 +51,15 @@ def as_literal(value: Value | None) -> Any:
     return value
 
 
-WORDS = frozenset(
-    "none NOTSET VALID SAME_UPPER SAME_LOWER LEFT RIGHT tanh constant reflect edge wrap DCR CRD add mul max min "
-    "nearest linear cubic bilinear bicubic zeros border reflection half_pixel half_pixel_symmetric pytorch_half_pixel "
-    "align_corners asymmetric tf_crop_and_resize round_prefer_floor round_prefer_ceil floor ceil stretch not_larger "
-    "not_smaller".split()
-)
+# fmt: off
+WORDS = frozenset((
+    "none", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", "LEFT", "RIGHT", "tanh", "constant", "reflect", "edge",
+    "wrap", "DCR", "CRD", "add", "mul", "max", "min", "nearest", "linear", "cubic", "bilinear", "bicubic", "zeros",
+    "border", "reflection", "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners",
+    "asymmetric", "tf_crop_and_resize", "round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "stretch",
+    "not_larger", "not_smaller",
+))
+# fmt: on
 """Every text that an attribute may have: others never come near generated code."""
 
 
@@ -117,7 +124,7 @@ class Plain(Op):
         inputs = list(node.args)
         attributes = {
             name: value
-            for name, value in node.kwargs.items()
+            for name, value in attributes_of(node).items()
             if value is not None and onnx.opset >= self.attribute_since.get(name, 0)
         }
         for position, (name, since) in sorted(self.attribute_before.items(), reverse=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -181,7 +180,8 @@ def read_aten_adaptive_average_pool(node: AtenNode, graph: GraphBuilder) -> Valu
     if set(wanted) == {1}:
         return graph.call(global_average_pool, node.value("self"))
     sizes = node.sizes["self"][2:]
-    steps = [size // out if isinstance(size, int) and size % out == 0 else 0 for size, out in zip(sizes, wanted, strict=True)]
+    pairs = zip(sizes, wanted, strict=True)
+    steps = [size // out if isinstance(size, int) and size % out == 0 else 0 for size, out in pairs]
     if 0 in steps:
         raise node.unsupported(f"{list(sizes)} does not divide into {wanted} windows of one size")
     window = {"kernel_shape": tuple(steps), "strides": tuple(steps), "pads": (0,) * (2 * len(steps))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from workers.engine.ops.base import Op, register
 
@@ -32,12 +32,7 @@ class DequantizeLinear(Op):
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         values, scale, zero_point = node.input(0), node.input(1), node.optional(2)
-        constant = (
-            isinstance(values, Tensor)
-            and isinstance(scale, Tensor)
-            and (zero_point is None or isinstance(zero_point, Tensor))
-        )
-        if not constant:
+        if isinstance(values, fx.Node) or isinstance(scale, fx.Node) or isinstance(zero_point, fx.Node):
             raise node.refuse(ADVICE)
         if node.attribute("block_size", 0) or (scale.numel() > 1 and scale.dim() != 1):
             raise node.refuse("weights quantized in blocks are not supported; send the float model")

@@ -97,7 +97,7 @@ def reduce_log_sum(x: Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with
 
 
 def reduce_log_sum_exp(x: Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
-    return _reduced(x, axes, keepdims, noop_with_empty_axes, lambda t, dims, keep: torch.logsumexp(t, dims, keep))
+    return _reduced(x, axes, keepdims, noop_with_empty_axes, torch.logsumexp)
 
 
 def arg_max(x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
@@ -127,7 +127,7 @@ def top_k(
     *,
     axis: int = -1,
     largest: int = 1,
-    sorted: int = 1,  # noqa: A002 (ONNX)
+    sorted: int = 1,  # noqa: A002, ARG001 (ONNX has it; without it any order is right, so this one too)
 ) -> tuple[Tensor, Tensor]:
     """Equal values come in the order of their places, as ONNX Runtime has them."""
     order = x.argsort(dim=axis, descending=bool(largest), stable=True)
@@ -164,6 +164,8 @@ _reduction("ReduceLogSumExp", reduce_log_sum_exp, 18)
 plain("ArgMax", arg_max)
 plain("ArgMin", arg_min)
 plain("CumSum", cumulative_sum, literals=frozenset({1}))
+
+
 @register
 class TopK(Plain):
     name = "TopK"

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx
 
 from workers.engine.ops.base import Op, register
-from workers.engine.ops.plain import Plain, as_literal
+from workers.engine.ops.plain import Plain, as_literal, attributes_of
 from workers.engine.ops.reductions import as_ints
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class GridSample(Plain):
         }
 
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
-        attributes = dict(node.kwargs)
+        attributes = attributes_of(node)
         if onnx.opset < 20:
             attributes["mode"] = {"linear": "bilinear", "cubic": "bicubic"}.get(
                 str(attributes["mode"]), attributes["mode"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -69,8 +69,7 @@ def split(x: Tensor, sizes: Ints | None = None, *, axis: int = 0, num_outputs: i
     """The last part is the shorter one where the axis does not divide."""
     if sizes is not None:
         return x.split(as_ints(sizes), axis)
-    parts = x.split(-(-x.shape[axis] // num_outputs), axis)
-    return parts
+    return x.split(-(-x.shape[axis] // num_outputs), axis)
 
 
 def shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
@@ -158,8 +157,15 @@ def einsum(*tensors: Tensor, equation: str) -> Tensor:
 plain("Reshape", reshape, folds=ANY, literals=frozenset({1}), attribute_since={"allowzero": 14}, quantization=PASSES)
 plain("Flatten", flatten, folds=ANY, quantization=PASSES)
 plain("Transpose", transpose, folds=ANY, quantization=PASSES)
-plain("Squeeze", squeeze, folds=ANY, literals=frozenset({1}), attribute_before={1: ("axes", 13)}, quantization=PASSES)
-plain("Unsqueeze", unsqueeze, folds=ANY, literals=frozenset({1}), attribute_before={1: ("axes", 13)}, quantization=PASSES)
+for name, function in {"Squeeze": squeeze, "Unsqueeze": unsqueeze}.items():
+    plain(
+        name,
+        function,
+        folds=ANY,
+        literals=frozenset({1}),
+        attribute_before={1: ("axes", 13)},
+        quantization=PASSES,
+    )
 plain("Concat", concat, quantization=Quantization(inputs=None))
 plain("Shape", shape, opset=15)
 plain("Size", size)
@@ -183,7 +189,7 @@ plain("Trilu", trilu, literals=frozenset({1}), opset=14)
 class Cast(Plain):
     name = "Cast"
     functions = (cast,)
-    attribute_since = {"saturate": 19}
+    attribute_since: ClassVar[dict[str, int]] = {"saturate": 19}
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         value, to = node.input(0), node.attribute("to")
@@ -199,7 +205,7 @@ class Split(Plain):
     name = "Split"
     functions = (split,)
     literals = frozenset({1})
-    attribute_before = {1: ("split", 13)}
+    attribute_before: ClassVar[dict[int, tuple[str, int]]] = {1: ("split", 13)}
 
     def read_attributes(self, node: OnnxNode, function: Any) -> dict[str, Any]:  # noqa: ARG002 (of the base)
         return {"axis": node.attribute("axis", 0), "num_outputs": len(node.outputs)}
@@ -363,9 +369,7 @@ def read_aten_split(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:
     lengths = [sizes[axis] for sizes in node.output_sizes]
     if not all(isinstance(length, int) for length in lengths):
         raise node.unsupported("the dimension that it splits is dynamic")
-    return graph.call_each(
-        len(lengths), split, node.value("self"), tuple(lengths), axis=axis, num_outputs=len(lengths)
-    )
+    return graph.call_each(len(lengths), split, node.value("self"), tuple(lengths), axis=axis, num_outputs=len(lengths))
 
 
 @reads_aten("expand.default")

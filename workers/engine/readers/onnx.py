@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx
+import onnx.inliner
 import torch
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
@@ -98,7 +98,8 @@ def _opsets(model: ModelProto) -> dict[str, int]:
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= version <= newest:
         raise UnsupportedModelError(
-            f"the model uses opset {version}; {OLDEST_OPSET} to {newest} are supported (onnx.version_converter changes it)"
+            f"the model uses opset {version}; {OLDEST_OPSET} to {newest} are supported "
+            "(onnx.version_converter changes it)"
         )
     return opsets
 

@@ -54,7 +54,7 @@ class OnnxNode:
         return value
 
     def weight(self, index: int) -> Tensor:
-        """A stored weight. Raises UnsupportedModelError where it is computed, InvalidModelError for NaN and infinity."""
+        """Raises UnsupportedModelError where the weight is computed, InvalidModelError for NaN and infinity."""
         value = self.input(index)
         if isinstance(value, fx.Node):
             raise self.refuse("its weights are computed while the model runs; store them in the file as initializers")

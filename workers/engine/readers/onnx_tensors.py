@@ -13,7 +13,7 @@ from workers.engine.dtypes import TORCH_OF_ONNX, WORD_OF_TORCH
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.readers.onnx_node import shown
 
-_IN_INT32 = {
+_IN_INT32: dict[int, type[np.generic]] = {
     TensorProto.INT32: np.int32,
     TensorProto.INT16: np.int16,
     TensorProto.INT8: np.int8,
@@ -26,7 +26,7 @@ _IN_INT32 = {
 
 
 def read_tensor(proto: TensorProto, name: str) -> Tensor:
-    """A copy of a stored tensor. Raises InvalidModelError where sizes disagree, UnsupportedModelError for other types."""
+    """A copy. Raises InvalidModelError where sizes disagree, UnsupportedModelError for other types."""
     if proto.data_location == TensorProto.EXTERNAL:
         raise UnsupportedModelError(
             f"tensor {shown(name)} is kept in another file; save the model as one file "

@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 
 from workers.engine.constraints import constraints_of
 from workers.engine.graph import Graph
+from workers.engine.ops.base import leaf_of
 from workers.engine.ops.convolution import Conv, ConvTranspose
 from workers.engine.ops.linear import Linear
 from workers.engine.ops.normalization import BatchNorm
@@ -26,9 +27,7 @@ def fold_batch_norm(graph: Graph) -> int:
     for node in list(module.graph.nodes):
         layer = _before(node, module, calls)
         if layer is not None:
-            norm = module.get_submodule(str(node.target))
-            assert isinstance(norm, BatchNorm)
-            _scale(layer, norm)
+            _scale(layer, leaf_of(node, BatchNorm))
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
             folded += 1
@@ -54,9 +53,7 @@ def _before(node: fx.Node, module: fx.GraphModule, calls: dict[str, int]) -> Con
 
 
 def _scale(layer: Conv | ConvTranspose | Linear, norm: BatchNorm) -> None:
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None
-    assert variance is not None
+    mean, variance = norm.statistics
     with torch.no_grad():
         gain: Tensor = norm.weight.double() / torch.sqrt(variance.double() + norm.eps)
         shift = norm.bias.double() - mean.double() * gain

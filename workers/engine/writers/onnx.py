@@ -65,7 +65,7 @@ class OnnxBuilder:
         return str(node.meta.get("layer", node.name))
 
     def value(self, argument: Any) -> str:
-        """The name of a value: a node's own, "" for None, names as they are, and Python numbers become int64 or float32 constants."""
+        """A value's name: a node's own, "" for None, texts as they are; Python numbers become constants."""
         if argument is None:
             return ""
         if isinstance(argument, str):
@@ -79,8 +79,7 @@ class OnnxBuilder:
 
     def stored(self, argument: Any) -> Tensor:
         """The tensor behind a `get_attr` node."""
-        value = getattr(self.graph.module, str(argument.target))
-        assert isinstance(value, Tensor)
+        value: Tensor = getattr(self.graph.module, str(argument.target))
         return value
 
     @staticmethod
