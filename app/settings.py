@@ -28,9 +28,13 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(60, gt=0, description="a worker that is silent for this long has lost its job")
     heartbeat_seconds: float = Field(15, gt=0)
     reconcile_seconds: float = Field(5, gt=0, description="pause between two rounds of the reconciler")
-    staged_seconds: float = Field(86400, gt=0, description="bytes that were never published are removed after this long")
+    staged_seconds: float = Field(
+        86400, gt=0, description="bytes that were never published are removed after this long"
+    )
 
-    worker_slots: int | None = Field(None, ge=1, description="compressions at once; one for every four cores by default")
+    worker_slots: int | None = Field(
+        None, ge=1, description="compressions at once; one for every four cores by default"
+    )
     ingest_slots: int = Field(1, ge=1, description="uploads read at once, beside the compressions")
     runner_memory_bytes: int | None = Field(None, gt=0, description="of one run; by default most of the machine's")
     poll_seconds: float = Field(5, gt=0, description="an idle worker looks for jobs this often without being woken")

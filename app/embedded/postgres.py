@@ -44,6 +44,9 @@ class Postgres:
     """
 
     name = "postgres"
+    password: str
+    port: int
+    child: Child
 
     def __init__(self, folder: Path, *, logs: Path | None = None, durable: bool = True) -> None:
         self.folder = folder

@@ -34,6 +34,9 @@ class Redis:
     """`with Redis(folder) as server: server.url`."""
 
     name = "redis"
+    password: str
+    port: int
+    child: Child
 
     def __init__(self, folder: Path, *, logs: Path | None = None) -> None:
         self.folder = folder

@@ -28,7 +28,7 @@ from app.settings import UpSettings
 
 READY_SECONDS = 60
 GRACE_SECONDS = 30
-PORT_SECONDS = 5  # how long a port may still be held by a service that was killed
+PORT_SECONDS = 2  # how long a port may still be held by a service that was killed
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 say = partial(print, flush=True)
