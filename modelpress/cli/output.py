@@ -10,8 +10,16 @@ from rich.table import Table
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+
+def console(*, stderr: bool = False) -> Console:
+    made = Console(stderr=stderr, highlight=False)
+    if not made.is_terminal:
+        made.width = 150  # what goes to a file or a pipe is not folded for a screen that is not there
+    return made
+
+
+out, err = console(), console(stderr=True)
 
 
 def print_json(value: Any) -> None:
@@ -46,5 +54,5 @@ def moment(when: datetime | None) -> str:
 def table(*columns: str) -> Table:
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold", no_wrap=column in {"id", "name"})
     return made

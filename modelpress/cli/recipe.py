@@ -6,6 +6,7 @@ Steps are separated by commas, options by colons. A value is JSON where it is JS
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def read_recipe(text: str) -> list[AnyStep]:
         recipe = RECIPE.validate_python(steps)
         check_order(recipe)
     except ValidationError as error:
-        raise RecipeError("\n".join(_sentences(error, steps))) from None
+        raise RecipeError("\n".join(_sentences(error))) from None
     except IllegalOrderError as error:
         raise RecipeError(str(error)) from None
     if not recipe:
@@ -88,17 +89,21 @@ def _split(text: str, separator: str) -> list[str]:
     return [*parts, text[start:]]
 
 
-def _sentences(error: ValidationError, steps: Any) -> list[str]:
-    sentences = []
+def _sentences(error: ValidationError) -> Iterator[str]:
     for detail in error.errors():
-        where = [str(part) for part in detail["loc"]]
-        if detail["type"] == "union_tag_invalid":
-            context = detail.get("ctx", {})
-            known = str(context.get("expected_tags", "")).replace("'", "")
-            sentences.append(f"there is no step {context.get('tag')!r}; there are: {known}")
-        elif detail["type"] == "extra_forbidden":
-            step = steps[int(where[0])]["step"]
-            sentences.append(f"{step}: there is no option {where[-1]!r}; `modelpress steps {step}` lists them")
-        else:
-            sentences.append(f"{'.'.join(where) or 'recipe'}: {detail['msg']}")
-    return sentences
+        # the location is the step's number, its name, then the option
+        _, *where = map(str, detail["loc"])
+        step, option = where[0] if where else "", where[-1] if where else ""
+        match detail["type"]:
+            case "union_tag_invalid":
+                context = detail["ctx"]
+                known = context["expected_tags"].replace("'", "")
+                yield f"there is no step {context['tag']!r}; there are: {known}"
+            case "union_tag_not_found":
+                yield 'a step names itself: {"step": "…"}'
+            case "model_attributes_type" | "dict_type":
+                yield 'a step is an object: {"step": "…"}'
+            case "extra_forbidden":
+                yield f"{step}: there is no option {option!r}; `modelpress steps {step}` lists them"
+            case _:
+                yield f"{', '.join(where) or 'recipe'}: {detail['msg']}"

@@ -59,7 +59,7 @@ def list_datasets(context: typer.Context, limit: Limit = 20, as_json: Json = Fal
         return print_json(found)
     shown = table("id", "name", "status", "examples", "size", "made")
     for dataset in found:
-        examples = f"{dataset.spec.examples:,}" if dataset.spec else ""
+        examples = "" if dataset.examples is None else f"{dataset.examples:,}"
         shown.add_row(
             dataset.id, dataset.name, dataset.status, examples, size(dataset.size_bytes), moment(dataset.created_at)
         )

@@ -33,7 +33,7 @@ def steps(context: typer.Context, name: Annotated[str | None, typer.Argument()] 
         return out.print(*describe(found[0]), sep="\n")
     shown = table("step", "data it needs", "what it does")
     for step in found:
-        shown.add_row(step.name, step.data.value, step.description)
+        shown.add_row(step.name, step.data.value, " ".join(step.description.split()))
     return out.print(shown)
 
 

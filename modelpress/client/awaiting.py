@@ -174,7 +174,7 @@ class AsyncClient:
     async def _fetch(self, fetch: Fetch) -> None:
         async with self._open(fetch.call) as response:
             fetch.into.begin(resumed=response.status_code == httpx.codes.PARTIAL_CONTENT)
-            async for piece in response.aiter_raw(PIECE):
+            async for piece in response.aiter_raw():
                 await anyio.to_thread.run_sync(fetch.into.write, piece)
 
     @staticmethod

@@ -14,7 +14,6 @@ from modelpress.client.calls import Call, JobOptions, RecipeLike
 from modelpress.client.connection import http_options
 from modelpress.client.errors import ModelpressError
 from modelpress.client.events import EventFeed
-from modelpress.client.files import PIECE
 from modelpress.client.flows import Fetch, Flow, Pause, Todo, Work
 from modelpress.client.resources import Comparison, Dataset, Job, JobEvent, Model, Page, StepInfo
 from modelpress.report import Report
@@ -179,7 +178,7 @@ class Client:
     def _fetch(self, fetch: Fetch) -> None:
         with self._open(fetch.call) as response:
             fetch.into.begin(resumed=response.status_code == httpx.codes.PARTIAL_CONTENT)
-            for piece in response.iter_raw(PIECE):
+            for piece in response.iter_raw():
                 fetch.into.write(piece)
 
     @staticmethod

@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from modelpress.jobs import JobStatus, Progress
-from modelpress.models import DatasetSpec, ModelStats, Signature
+from modelpress.models import ArraySpec, ModelStats, Signature
 from modelpress.report import Agreement, Environment, Latency, Quality, Report, Size, Verdict
 from modelpress.steps import Data
 
@@ -55,7 +55,8 @@ class Dataset(Answer):
     error: Problem | None = None
     size_bytes: int
     sha256: str
-    spec: DatasetSpec | None = None
+    examples: int | None = None
+    arrays: tuple[ArraySpec, ...] = ()
 
 
 class JobResult(Answer):
