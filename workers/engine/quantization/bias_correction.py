@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,31 +13,47 @@ from workers.engine.quantization.equalization import channel_axis
 from workers.engine.quantization.grid import raw_parameter
 from workers.engine.quantization.insertion import Quantized
 from workers.engine.quantization.lockstep import walk
+from workers.engine.quantization.nodes import module_of
 from workers.engine.quantization.placement import trait_of
 
 
-def correct_biases(graph: Graph, quantized: Quantized, inputs: Sequence[Tensor]) -> int:
-    """Layer by layer on these inputs, so that each correction sees those before it. Returns how many were corrected."""
-    corrected = 0
+@dataclass(frozen=True)
+class Correction:
+    layer: nn.Module
+    name: str
+    before: Tensor | None
+    """The bias that was there."""
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        if self.before is None:
+            self.layer.register_parameter(self.name, None)
+        else:
+            raw_parameter(self.layer, self.name).copy_(self.before)
+
+
+def correct_biases(graph: Graph, quantized: Quantized, inputs: Sequence[Tensor]) -> list[Correction]:
+    """Layer by layer on these inputs, so that each correction sees those before it."""
+    corrections: list[Correction] = []
 
     def correct(node: fx.Node, source: Tensor, wanted: Tensor) -> None:
-        nonlocal corrected
-        trait = trait_of(node)
+        trait, layer = trait_of(node), module_of(node)
         if trait is None or trait.bias is None:
             return
-        layer = quantized.graph.module.get_submodule(str(node.target))
         axis = channel_axis(node, wanted)
         others = [position for position in range(wanted.dim()) if position != axis]
         error = (wanted - layer(source)).mean(others)
-        _add_to_bias(layer, trait.bias, error)
-        corrected += 1
+        corrections.append(_add_to_bias(layer, trait.bias, error))
 
     walk(graph, quantized, inputs, correct)
-    return corrected
+    return corrections
 
 
-@torch.no_grad()
-def _add_to_bias(layer: nn.Module, name: str, error: Tensor) -> None:
+def _add_to_bias(layer: nn.Module, name: str, error: Tensor) -> Correction:
     if getattr(layer, name, None) is None:
-        setattr(layer, name, nn.Parameter(torch.zeros_like(error)))
-    raw_parameter(layer, name).data.add_(error)
+        layer.register_parameter(name, nn.Parameter(error.clone()))
+        return Correction(layer, name, None)
+    raw = raw_parameter(layer, name)
+    before = raw.detach().clone()
+    raw.data.add_(error)
+    return Correction(layer, name, before)

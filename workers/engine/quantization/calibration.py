@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from workers.engine.context import Batches
+from workers.engine.context import Batches, Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
+from workers.engine.quantization.nodes import layer_name
 from workers.engine.quantization.placement import Placement
 from workers.engine.quantization.ranges import RANGES, Histogram, Range, min_max
 from workers.engine.quantization.simulation import Simulation
@@ -34,6 +35,14 @@ class Calibration:
         self._source = source
         self._batch = batch
         self._device = device
+
+    @classmethod
+    def of(cls, graph: Graph, context: Context) -> Calibration:
+        """Raises StepError where there is nothing to calibrate on."""
+        if context.calibrate is None or context.calibrate.examples < 1:
+            raise StepError("there is no calibration data, and inputs for this model cannot be made up: send some")
+        first = graph.inputs[0].shape[0] if graph.inputs[0].shape else None
+        return cls(context.calibrate, context.device, context.seed, first if isinstance(first, int) else None)
 
     @property
     def examples(self) -> int:
@@ -78,9 +87,8 @@ def observe(
         try:
             histograms[node].see(value)
         except ValueError as error:
-            name = node.meta.get("layer", node.name)
             raise StepError(
-                f"the results of {name!r} are not finite on the calibration data; check its values and their normalisation"
+                f"the results of {layer_name(node)!r} are not finite on the calibration data; check its values"
             ) from error
 
     passes = [see]

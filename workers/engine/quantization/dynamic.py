@@ -5,7 +5,8 @@ They answer as ONNX Runtime's kernels do, so that what is trained and compared i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -13,10 +14,12 @@ from torch import Tensor, fx, nn
 
 from workers.engine.constraints import constrain, constraints_of
 from workers.engine.errors import UnsupportedModelError
-from workers.engine.ops.base import register
-from workers.engine.ops.linear import Linear, MatMul
-from workers.engine.ops.recurrent import LSTM, LSTMOp
+from workers.engine.ops.base import Op, register
+from workers.engine.ops.linear import Linear
+from workers.engine.ops.recurrent import LSTMOp
+from workers.engine.ops.recurrent_cells import LSTM
 from workers.engine.quantization.grid import IntegerGrid, grid_of, raw_parameter
+from workers.engine.quantization.nodes import module_of
 from workers.engine.quantization.ranges import LEVELS
 
 if TYPE_CHECKING:
@@ -58,14 +61,13 @@ class DynamicLSTM(LSTM):
 
 
 @register
-class DynamicLinearOp(MatMul):
+class DynamicLinearOp(Op):
     """Written as the pattern that ONNX Runtime fuses into one kernel, made of standard ops."""
 
     name = "DynamicQuantizeMatMul"
     domain = "com.microsoft"
     modules = (DynamicLinear,)
-    functions = ()
-    quantization = None
+    weights: ClassVar[dict[str, int]] = {"weight": 0}
 
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         name, layer = onnx.layer(node), onnx.module(node)
@@ -82,6 +84,9 @@ class DynamicLinearOp(MatMul):
             onnx.emit(node, "Add", (onnx.node("Mul", (floats, scales), f"{name}_product"), bias))
         else:
             onnx.emit(node, "Mul", (floats, scales))
+
+    def macs(self, node: fx.Node) -> int:
+        return math.prod(node.meta["shape"]) * int(module_of(node).weight.shape[1])
 
 
 @register

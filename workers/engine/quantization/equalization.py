@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from workers.engine.constraints import Mask, constraints_of
 from workers.engine.graph import Graph
 from workers.engine.quantization.grid import raw_parameter
+from workers.engine.quantization.nodes import calls_of, module_of
 from workers.engine.quantization.placement import trait_of
 
 SWEEPS = 3
@@ -36,13 +37,7 @@ class Pair:
 class Outcome:
     pairs: int = 0
     skipped: int = 0
-    """Layers that are followed by another, but with something in between that does not scale, or with several readers."""
-
-
-def module_of(node: fx.Node) -> nn.Module:
-    owner = node.graph.owning_module
-    assert owner is not None
-    return owner.get_submodule(str(node.target))
+    """Layers without a partner: several readers, or something in between that does not scale."""
 
 
 def is_layer(node: fx.Node) -> bool:
@@ -50,8 +45,7 @@ def is_layer(node: fx.Node) -> bool:
     if node.op != "call_module":
         return False
     trait = trait_of(node)
-    once = sum(other.op == "call_module" and other.target == node.target for other in node.graph.nodes) == 1
-    return once and trait is not None and trait.weights == {"weight": 0}
+    return trait is not None and trait.weights == {"weight": 0} and len(calls_of(node)) == 1
 
 
 def may_scale(module: nn.Module) -> bool:
@@ -60,14 +54,13 @@ def may_scale(module: nn.Module) -> bool:
 
 
 def input_channels(weight: Tensor, groups: int) -> Tensor:
-    """A view of the weight as (groups, out / groups, in / groups, …): input channel = group × (in / groups) + position."""
+    """A view of the weight as (groups, out / groups, in / groups, …); input channels count through the groups."""
     return weight.view(groups, weight.shape[0] // groups, *weight.shape[1:])
 
 
-def largest_by_input(module: nn.Module) -> Tensor:
+def largest_by_input(module: Any) -> Tensor:
     """The largest weight that reads each input channel, of shape (in,)."""
     weight, groups = module.weight.detach(), getattr(module, "groups", 1)
-    assert isinstance(weight, Tensor)
     grouped = input_channels(weight, groups).abs().amax(1)
     return grouped.flatten(2).amax(2).flatten() if grouped.dim() > 2 else grouped.flatten()
 
@@ -91,9 +84,7 @@ def scale_output(module: nn.Module, scale: Tensor) -> None:
 
 def channel_axis(node: fx.Node, value: Tensor) -> int:
     """Where the channels of a layer's input and output are: behind the batch for convolutions, last for matrices."""
-    weight = module_of(node).weight
-    assert isinstance(weight, Tensor)
-    return 1 if weight.dim() > 2 else value.dim() - 1
+    return 1 if module_of(node).weight.dim() > 2 else value.dim() - 1
 
 
 def along(vector: Tensor, axis: int, rank: int) -> Tensor:
@@ -185,10 +176,8 @@ class _Equalizer:
         return result
 
 
-def _equalize(first: nn.Module, second: nn.Module, channel: Tensor) -> None:
-    weight = first.weight
-    assert isinstance(weight, Tensor)
-    written = weight.detach().abs().flatten(1).amax(1)
+def _equalize(first: Any, second: Any, channel: Tensor) -> None:
+    written = first.weight.detach().abs().flatten(1).amax(1)
     read = torch.zeros_like(written).scatter_reduce_(0, channel, largest_by_input(second), "amax")
     alive = (written > 0) & (read > 0)
     scale = torch.where(alive, (read / written).sqrt(), torch.ones_like(read)).clamp(1 / LARGEST_STEP, LARGEST_STEP)

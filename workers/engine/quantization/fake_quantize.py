@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -49,8 +49,7 @@ class FakeQuantizeOp(Op):
     quantization = Quantization(inputs=(), output=False)
 
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
-        module = onnx.module(node)
-        assert isinstance(module, FakeQuantize)
+        module: Any = onnx.module(node)
         name = str(node.target)
         scale = onnx.initializer(f"{name}_scale", module.scale)
         read_scale = onnx.initializer(f"{name}_read_scale", module.scale * module.gain)

@@ -95,5 +95,5 @@ def raw_parameter(module: nn.Module, name: str) -> nn.Parameter:
     """The trainable tensor behind a parameter, before any constraint."""
     holder: Any = module
     if parametrize.is_parametrized(module, name):
-        return holder.parametrizations[name].original  # type: ignore[no-any-return]
-    return getattr(holder, name)  # type: ignore[no-any-return]
+        return holder.parametrizations[name].original
+    return getattr(holder, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from workers.engine.graph import Graph
 from workers.engine.quantization.fake_quantize import FakeQuantize
 from workers.engine.quantization.grid import BiasGrid, IntegerGrid, grid_of
 from workers.engine.quantization.lowering import gain
+from workers.engine.quantization.nodes import calls_of, module_of, source_of
 from workers.engine.quantization.placement import Placement, Point, trait_of
 from workers.engine.quantization.ranges import Range
 
@@ -48,12 +49,12 @@ def insert(
         if gain_of(value) != 1:
             gains.append(twin[value])
     for node in gains:
-        node.replace_all_uses_with(node.args[0])
+        node.replace_all_uses_with(source_of(node))
         copied.module.graph.erase_node(node)
     copied.module.to(_device(copied.module))
     integer = tuple(twin[node] for node in graph.module.graph.nodes if node in layers)
     for node in integer:
-        _grid_weights(copied.module, node, width)
+        _grid_weights(node, width)
     copied.module.graph.lint()
     copied.module.recompile()
     return Quantized(copied, twin, integer)
@@ -77,16 +78,12 @@ def _insert(
     )
 
 
-def _grid_weights(module: fx.GraphModule, node: fx.Node, width: int) -> None:
-    layer = module.get_submodule(str(node.target))
-    trait = trait_of(node)
-    assert trait is not None
-    for name, axis in (trait.weights or {}).items():
+def _grid_weights(node: fx.Node, width: int) -> None:
+    layer, trait, step = module_of(node), trait_of(node), input_scale(node)
+    bias = getattr(layer, trait.bias, None) if trait and trait.bias else None
+    for name, axis in (trait.weights if trait and trait.weights else {}).items():
         if grid_of(layer, name) is None:
-            weight = getattr(layer, name)
-            grid = IntegerGrid.fit(weight, () if axis is None else (axis,), width)
-            bias = getattr(layer, trait.bias, None) if trait.bias else None
-            step = input_scale(module, node)
+            grid = IntegerGrid.fit(getattr(layer, name), () if axis is None else (axis,), width)
             if bias is not None and axis is not None and step is not None:
                 # A channel of tiny weights beside a large bias: coarser weights, so that int32 holds the bias.
                 least = bias.detach().abs() / (step * BIAS_HEADROOM)
@@ -94,27 +91,28 @@ def _grid_weights(module: fx.GraphModule, node: fx.Node, width: int) -> None:
             constrain(layer, name, grid)
 
 
-def input_scale(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
+def store(quantized: Quantized, floats: Iterable[fx.Node]) -> None:
+    """Keep the weights of float layers in 8 bits that are read as floats. `floats`: nodes of the float graph."""
+    for node in floats:
+        layer, trait = module_of(quantized.twin[node]), trait_of(node)
+        for name, axis in (trait.weights if trait and trait.weights else {}).items():
+            if grid_of(layer, name) is None:
+                axes = () if axis is None else (axis,)
+                constrain(layer, name, IntegerGrid.fit(getattr(layer, name), axes, folded=True))
+
+
+def input_scale(node: fx.Node) -> Tensor | None:
     """The step of the integers that a layer reads; None where it reads floats."""
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    if source.op != "call_module":
-        return None
-    leaf = module.get_submodule(str(source.target))
+    source = source_of(node)
+    leaf = module_of(source) if source.op == "call_module" else None
     return leaf.scale * leaf.gain if isinstance(leaf, FakeQuantize) else None
 
 
 def grid_biases(quantized: Quantized) -> None:
     """Put the biases on the grid of the accumulators, where a layer is called once and reads integers."""
-    module = quantized.graph.module
-    calls: dict[str, int] = {}
-    for node in module.graph.nodes:
-        if node.op == "call_module":
-            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
     for node in quantized.layers:
-        layer, trait = module.get_submodule(str(node.target)), trait_of(node)
-        step = input_scale(module, node)
-        if trait is None or trait.bias is None or step is None or calls[str(node.target)] > 1:
+        layer, trait, step = module_of(node), trait_of(node), input_scale(node)
+        if trait is None or trait.bias is None or step is None or len(calls_of(node)) > 1:
             continue
         grid = next((grid_of(layer, name) for name in trait.weights or {}), None)
         if grid is not None and grid.axes == (0,) and isinstance(getattr(layer, trait.bias, None), Tensor):

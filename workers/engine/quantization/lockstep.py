@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from workers.engine.graph import Graph
 from workers.engine.quantization.insertion import Quantized
+from workers.engine.quantization.nodes import source_of
 
 Visit = Callable[[fx.Node, Tensor, Tensor], None]
 """(quantized layer node, its input in the quantized graph, its output in the float graph)"""
@@ -20,14 +21,16 @@ def walk(graph: Graph, quantized: Quantized, inputs: Sequence[Tensor], visit: Vi
     """Visit each integer layer before it runs in the quantized graph: what the visitor mends, later layers see."""
     floats, integers = _Steps(graph.module, inputs), _Steps(quantized.graph.module, inputs)
     origin = {copied: node for node, copied in quantized.twin.items()}
-    layers = set(quantized.layers)
+    layers, ahead = set(quantized.layers), iter(graph.module.graph.nodes)
     for node in quantized.graph.module.graph.nodes:
         if node in origin:
-            floats.run(origin[node])
+            for own in ahead:
+                floats.run(own)
+                if own is origin[node]:
+                    break
+                floats.forget(own)  # its copy was taken up by the scale of a neighbour
         if node in layers:
-            source = node.args[0]
-            assert isinstance(source, fx.Node)
-            visit(node, integers.values[source], floats.values[origin[node]])
+            visit(node, integers.values[source_of(node)], floats.values[origin[node]])
         integers.run(node)
         integers.forget(node)
         if node in origin:

@@ -1,14 +1,14 @@
 """Rewrites ops into others that ONNX Runtime computes in integers.
 
-A hard sigmoid has no integer kernel, but clip(x + β/α, 0, 1/α) is an integer addition that saturates, and the factor α
-is only another way to read the result. So a hard swish becomes an integer addition and an integer product.
+A hard sigmoid has no integer kernel, but clip(x + beta / alpha, 0, 1 / alpha) is an integer addition that saturates,
+and the factor alpha is only another way to read the result. So a hard swish becomes an integer addition and product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -42,7 +42,7 @@ class Gain(Op):
 
 @dataclass
 class Lowered:
-    """Hard sigmoids and hard swishes that were taken apart: last new node → (function, its keyword arguments, input)."""
+    """What was taken apart: last new node → (function, its keyword arguments, its input)."""
 
     activations: dict[fx.Node, tuple[Any, dict[str, Any], fx.Node]] = field(default_factory=dict)
 
@@ -60,21 +60,22 @@ class Lowered:
 
 
 def _addition(node: fx.Node) -> fx.Node:
-    """The addition of x + β/α that a lowered activation begins with."""
+    """The addition of x + beta / alpha that a lowered activation begins with."""
     while node.target is not torch.add:
-        node = node.args[1 if node.target is torch.mul else 0]  # type: ignore[assignment]
+        node = cast("fx.Node", node.args[1 if node.target is torch.mul else 0])
     return node
 
 
 def lower(graph: Graph, values: Mapping[fx.Node, Any]) -> Lowered:
     """Rewrite in place; `values` are the results of all nodes on some inputs. The graph answers as before."""
     lowered = Lowered()
+    means = [node for node in graph.module.graph.nodes if node.target is reduce_mean]
+    for node in means:
+        _lower_mean(graph, node, values)
     for node in list(graph.module.graph.nodes):
-        if node.target is reduce_mean:
-            _lower_mean(graph, node, values)
-        elif node.target in (hard_swish, hard_sigmoid) and values[node].dtype is torch.float32:
+        if node.target in (hard_swish, hard_sigmoid) and values[node].dtype is torch.float32:
             replaced = _lower_activation(graph, node)
-            lowered.activations[replaced] = (node.target, dict(node.kwargs), node.args[0])  # type: ignore[assignment]
+            lowered.activations[replaced] = (node.target, dict(node.kwargs), node.args[0])
             graph.module.graph.erase_node(node)
     graph.module.recompile()
     return lowered
@@ -86,7 +87,7 @@ def _lower_mean(graph: Graph, node: fx.Node, values: Mapping[fx.Node, Any]) -> N
     if not isinstance(source, fx.Node) or not isinstance(axes, (list, tuple)):
         return
     rank = values[source].dim()
-    if rank < 4 or sorted(int(axis) % rank for axis in axes) != list(range(2, rank)):  # type: ignore[arg-type]
+    if rank < 4 or sorted(int(axis) % rank for axis in axes) != list(range(2, rank)):
         return
     nodes = graph.module.graph
     with nodes.inserting_before(node):
@@ -99,8 +100,8 @@ def _lower_mean(graph: Graph, node: fx.Node, values: Mapping[fx.Node, Any]) -> N
 
 def _lower_activation(graph: Graph, node: fx.Node) -> fx.Node:
     swish = node.target is hard_swish
-    alpha = 1 / 6 if swish else float(node.kwargs.get("alpha", 0.2))  # type: ignore[arg-type]
-    beta = 0.5 if swish else float(node.kwargs.get("beta", 0.5))  # type: ignore[arg-type]
+    options: dict[str, Any] = {"alpha": 1 / 6, "beta": 0.5} if swish else {"alpha": 0.2, "beta": 0.5, **node.kwargs}
+    alpha, beta = float(options["alpha"]), float(options["beta"])
     nodes, source = graph.module.graph, node.args[0]
     name = f"shift_{beta / alpha:g}".replace(".", "_").replace("-", "minus_")
     if not hasattr(graph.module, name):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from workers.engine.ops.base import Quantization, op_of
+from workers.engine.quantization.nodes import source_of
 
 
 @dataclass(frozen=True)
@@ -61,22 +62,16 @@ def _fused(node: fx.Node) -> bool:
     return trait is not None and trait.fused
 
 
-def _first(node: fx.Node) -> fx.Node:
-    argument = node.args[0]
-    assert isinstance(argument, fx.Node)
-    return argument
-
-
 def _producer(value: fx.Node) -> fx.Node:
     """The op whose accumulators the value comes from: fused activations are looked through."""
     while _fused(value):
-        value = _first(value)
+        value = source_of(value)
     return value
 
 
 def _origin(value: fx.Node) -> fx.Node:
     while _fused(value) or _passes(value):
-        value = _first(value)
+        value = source_of(value)
     return value
 
 
@@ -112,7 +107,7 @@ def _points(graph: fx.Graph, integer: set[fx.Node]) -> dict[fx.Node, Point]:
             reader = node
             while _passes(value):
                 readers.setdefault(value, set()).add(reader)
-                value, reader = _first(value), value  # noqa: PLW2901 (the chain is walked upwards)
+                value, reader = source_of(value), value  # noqa: PLW2901 (the chain is walked upwards)
             readers.setdefault(value, set()).add(reader)
         if trait.output and not trait.float_output:
             readers.setdefault(after_fused(node), set())
@@ -121,7 +116,7 @@ def _points(graph: fx.Graph, integer: set[fx.Node]) -> dict[fx.Node, Point]:
         if value in readers:
             source = value
             while _passes(source):
-                source = _first(source)
+                source = source_of(source)
             everyone = _producer(source) in integer
             points[value] = Point(value, source, None if everyone else frozenset(readers[value]))
     return points

@@ -83,10 +83,10 @@ def percentile(histogram: Histogram) -> Range:
     return Range.around_zero(low, histogram.low + (last + 1) * histogram.width)
 
 
-def _shrunk(histogram: Histogram) -> tuple[Tensor, Tensor]:
-    """Candidate bounds, from the whole range to a small part of it: each side that has values by itself."""
+def _shrunk(histogram: Histogram, steps: int) -> tuple[Tensor, Tensor]:
+    """Candidate bounds, from the whole range to a small part of it: steps² where both signs occur."""
     one_sided = histogram.low == 0 or histogram.high == 0
-    part = torch.linspace(0.05, 1, 96 if one_sided else 20, dtype=torch.float64)
+    part = torch.linspace(0.05, 1, steps * steps // 4 if one_sided else steps, dtype=torch.float64)
     if one_sided:
         return part * histogram.low, part * histogram.high
     low, high = torch.meshgrid(part * histogram.low, part * histogram.high, indexing="ij")
@@ -102,7 +102,7 @@ def _best(histogram: Histogram, losses: Tensor, low: Tensor, high: Tensor) -> Ra
 
 def mean_squared_error(histogram: Histogram) -> Range:
     """The bounds whose rounding and clipping together move the values least."""
-    low, high = _shrunk(histogram)
+    low, high = _shrunk(histogram, 20)
     step = ((high - low) / (LEVELS - 1)).clamp_min(1e-300)[:, None]
     zero = (-low[:, None] / step).round()
     values = histogram.centers
@@ -115,7 +115,7 @@ def mean_squared_error(histogram: Histogram) -> Range:
 
 def entropy(histogram: Histogram) -> Range:
     """The bounds that lose least information, by KL(original || quantized) (Migacz, 2017)."""
-    low, high = _shrunk(histogram)
+    low, high = _shrunk(histogram, 12)
     counts = histogram.counts.clone()
     # The bin of zero holds a spike after a ReLU; zero is exact on every grid, so it tells nothing apart.
     spike = min(int((0 - histogram.low) / max(histogram.width, 1e-300)), BINS - 1)

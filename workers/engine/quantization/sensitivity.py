@@ -1,4 +1,4 @@
-"""Which layers suffer from 8 bits: each alone, measured on the outputs; the worst stay float."""
+"""Which layers suffer from 8 bits: each alone, measured on the outputs; the worst compute in float."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from workers.engine.graph import Graph
 from workers.engine.quantization.placement import place
 from workers.engine.quantization.ranges import Range
 from workers.engine.quantization.simulation import Simulation
@@ -18,28 +19,38 @@ ROUNDS = 16
 
 @dataclass
 class Sensitivity:
+    """`error` with all layers in integers, `error_left` with those of `layers`: relative errors of the outputs."""
+
     error: float
-    """Relative error of the outputs with all layers quantized."""
     layers: frozenset[fx.Node]
-    """Layers that are quantized."""
+    """Layers that compute in integers."""
     error_left: float
+    stored: frozenset[fx.Node] = frozenset()
+    """Layers that compute in float, from weights stored in 8 bits."""
     alone: dict[fx.Node, float] = field(default_factory=dict)
-    """Relative error with one layer quantized; filled where something had to stay float."""
+    """Relative error with one layer in integers; filled where something has to compute in float."""
 
 
 def keep_worst_float(
-    graph: fx.Graph, layers: frozenset[fx.Node], ranges: Mapping[fx.Node, Range], simulation: Simulation, bound: float
+    graph: Graph,
+    layers: frozenset[fx.Node],
+    ranges: Mapping[fx.Node, Range],
+    simulation: Simulation,
+    bound: float,
+    width: int,
 ) -> Sensitivity:
     """Take the layers that hurt most out of the integer ones until the outputs' relative error is under the bound."""
+    nodes = graph.module.graph
 
-    def error(quantized: frozenset[fx.Node]) -> float:
-        return simulation.error(place(graph, quantized), ranges, quantized)
+    def error(integer: frozenset[fx.Node], stored: frozenset[fx.Node] = frozenset()) -> float:
+        widths = {**dict.fromkeys(integer, width), **dict.fromkeys(stored, 8)}
+        return simulation.error(place(nodes, integer), ranges, widths)
 
     first = error(layers)
     result = Sensitivity(first, layers, first)
     if first <= bound or bound >= 1:
         return result
-    result.alone = {node: error(frozenset([node])) for node in graph.nodes if node in layers}
+    result.alone = {node: error(frozenset([node])) for node in nodes.nodes if node in layers}
     worst_first = sorted(result.alone, key=lambda node: result.alone[node], reverse=True)
     portion = max(1, math.ceil(len(worst_first) / ROUNDS))
     for start in range(0, len(worst_first), portion):
@@ -47,4 +58,7 @@ def keep_worst_float(
         result.error_left = error(result.layers) if result.layers else 0.0
         if result.error_left <= bound:
             break
+    with_stored = error(result.layers, layers - result.layers)
+    if with_stored <= bound:
+        result.stored, result.error_left = layers - result.layers, with_stored
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ MOST_BYTES = 1 << 29
 
 
 def relative_error(outputs: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """‖outputs - reference‖ / ‖reference‖ over all floating-point outputs, each weighing the same: the largest of them."""
+    """The largest ‖output - reference‖ / ‖reference‖ of all floating-point outputs."""
     worst = 0.0
     for output, wanted in zip(outputs, reference, strict=True):
         if wanted.is_floating_point():
@@ -35,24 +36,23 @@ def relative_error(outputs: Sequence[Tensor], reference: Sequence[Tensor]) -> fl
 class Simulation:
     """A float graph with every inner result for a few examples. The graph must not change while this is in use."""
 
-    def __init__(self, graph: Graph, inputs: Sequence[Tensor], width: int) -> None:
+    def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
+        self.inputs = inputs
         self._module = graph.module
-        self._width = width
         self._values = record(graph, inputs)
-        self._quantized: dict[fx.Node, nn.Module] = {}
+        self._rounded: dict[tuple[fx.Node, int], nn.Module] = {}
 
     @property
     def outputs(self) -> Sequence[Tensor]:
-        return _tuple(self._values[self._output])
+        return _tuple(self._values[next(iter(reversed(self._module.graph.nodes)))])
 
-    @property
-    def _output(self) -> fx.Node:
-        return next(iter(reversed(self._module.graph.nodes)))
+    def error(self, placement: Placement, ranges: Mapping[fx.Node, Range], widths: Mapping[fx.Node, int]) -> float:
+        """The relative error of the outputs with these values, and the weights of these layers, on integer grids.
 
-    def error(self, placement: Placement, ranges: Mapping[fx.Node, Range], layers: frozenset[fx.Node]) -> float:
-        """The relative error of the outputs with these values and the weights of these layers on integer grids."""
+        `widths`: bits of the weights of each layer.
+        """
         points = {node: FakeQuantize.of(ranges[point.source]) for node, point in placement.points.items()}
-        leaves = {node: self._layer(node) for node in layers}
+        leaves = {node: self._leaf(node, width) for node, width in widths.items()}
         return relative_error(self._follow(placement, points, leaves), self.outputs)
 
     def error_of_range(self, value: fx.Node, bounds: Range) -> float:
@@ -80,7 +80,7 @@ class Simulation:
 
         for node in self._module.graph.nodes:
             if node in leaves or any(source in changed or source in gridded for source in node.all_input_nodes):
-                args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda value, user=node: read(value, user))
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), partial(read, user=node))
                 if node in leaves:
                     changed[node] = leaves[node](*args, **kwargs)
                 elif node.op == "output":
@@ -91,11 +91,11 @@ class Simulation:
                 gridded[node] = points[node].to(_device(self._values[node]))(changed.get(node, self._values[node]))
         return self.outputs
 
-    def _layer(self, node: fx.Node) -> nn.Module:
-        if node not in self._quantized:
+    def _leaf(self, node: fx.Node, width: int) -> nn.Module:
+        if (node, width) not in self._rounded:
             module = self._module.get_submodule(str(node.target))
-            self._quantized[node] = with_grids(module, node, self._width)
-        return self._quantized[node]
+            self._rounded[node, width] = with_grids(module, node, width)
+        return self._rounded[node, width]
 
 
 def with_grids(module: nn.Module, node: fx.Node, width: int) -> nn.Module:

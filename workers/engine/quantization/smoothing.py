@@ -14,10 +14,10 @@ from workers.engine.quantization.equalization import (
     is_layer,
     largest_by_input,
     may_scale,
-    module_of,
     scale_input,
     scale_output,
 )
+from workers.engine.quantization.nodes import module_of
 
 SMALLEST = 1e-5
 
@@ -30,7 +30,7 @@ def smooth(graph: Graph, values: Mapping[fx.Node, Any], strength: float) -> tupl
     done = left = 0
     for node in graph.module.graph.nodes:
         readers = list(node.users)
-        if not readers or not all(is_layer(user) and module_of(user).weight.dim() == 2 for user in readers):  # type: ignore[operator, union-attr]
+        if not readers or not all(is_layer(user) and module_of(user).weight.dim() == 2 for user in readers):
             continue
         value = values[node]
         producer = module_of(node) if node.op == "call_module" else None
@@ -63,9 +63,8 @@ def _writes_channels(node: fx.Node, producer: nn.Module, value: Tensor) -> bool:
 
 
 @torch.no_grad()
-def _divide(producer: nn.Module, scale: Tensor) -> None:
+def _divide(producer: Any, scale: Tensor) -> None:
     weight = producer.weight
-    assert isinstance(weight, Tensor)
     if weight.dim() > 1:
         scale_output(producer, 1 / scale)
         return

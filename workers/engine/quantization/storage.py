@@ -16,7 +16,7 @@ from torch import nn
 from modelpress.jobs import Runtime
 from workers.engine.graph import Layer
 from workers.engine.ops.linear import Linear
-from workers.engine.ops.recurrent import LSTM, Recurrent
+from workers.engine.ops.recurrent_cells import LSTM, Recurrent
 from workers.engine.quantization.dynamic import DynamicLinear, DynamicLSTM
 
 INTEGER_PAYS = 1 << 15

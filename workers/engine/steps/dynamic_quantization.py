@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import fx, nn
+from torch import nn
 
 from modelpress.steps.dynamic_quantization import DynamicQuantization
 from workers.engine.context import Context
@@ -14,6 +14,7 @@ from workers.engine.ops.convolution import Conv, ConvTranspose
 from workers.engine.quantization.calibration import Calibration
 from workers.engine.quantization.dynamic import become
 from workers.engine.quantization.grid import IntegerGrid, grid_of
+from workers.engine.quantization.nodes import calls_of
 from workers.engine.quantization.simulation import Simulation
 from workers.engine.quantization.storage import channel_axes, integer_form
 from workers.engine.quantization.weight_bits import weight_bits
@@ -78,26 +79,21 @@ def _without_harm(step: DynamicQuantization, graph: Graph, context: Context, for
     """Compute in float what would move the outputs too much with quantized activations."""
     if context.calibrate is None or all(form.integer is None for form in forms):
         return forms
-    batch = graph.inputs[0].shape[0] if graph.inputs[0].shape else None
-    calibration = Calibration(context.calibrate, context.device, context.seed, batch if isinstance(batch, int) else None)
-    simulation = Simulation(graph, calibration.some(TRIED), 8)
+    simulation = Simulation(graph, Calibration.of(graph, context).some(TRIED))
     harmless = []
     for form in forms:
         if form.integer is None:
             harmless.append(form)
             continue
-        calls = _calls(graph, form.layer)
-        error = simulation.error_of_leaves(dict.fromkeys(calls, become(form.layer.module, form.integer)))
+        error = simulation.error_of_leaves(
+            dict.fromkeys(calls_of(form.layer.node), become(form.layer.module, form.integer))
+        )
         if error > step.largest_error:
             context.notes.append(
                 f"{form.layer.name} computes in float: quantizing its activations would move the outputs by {error:.2%}"
             )
         harmless.append(Form(form.layer, form.integer if error <= step.largest_error else None))
     return harmless
-
-
-def _calls(graph: Graph, layer: Layer) -> list[fx.Node]:
-    return [node for node in graph.module.graph.nodes if node.op == "call_module" and node.target == layer.node.target]
 
 
 def _quantize(form: Form, graph: Graph, step: DynamicQuantization, context: Context) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,12 +16,12 @@ from workers.engine.graph import Graph, Layer
 from workers.engine.quantization.bias_correction import correct_biases
 from workers.engine.quantization.calibration import Calibration, find_ranges
 from workers.engine.quantization.equalization import equalize
-from workers.engine.quantization.insertion import Quantized, grid_biases, insert
+from workers.engine.quantization.insertion import Quantized, grid_biases, insert, store
 from workers.engine.quantization.lowering import lower
+from workers.engine.quantization.nodes import layer_name
 from workers.engine.quantization.placement import place, trait_of
-from workers.engine.quantization.ranges import Range
 from workers.engine.quantization.rounding import learn_rounding
-from workers.engine.quantization.sensitivity import keep_worst_float
+from workers.engine.quantization.sensitivity import Sensitivity, keep_worst_float
 from workers.engine.quantization.simulation import MOST_BYTES, Simulation, bytes_per_example, record, relative_error
 from workers.engine.quantization.smoothing import smooth
 from workers.engine.quantization.weight_bits import weight_bits
@@ -31,72 +30,61 @@ from workers.engine.transforms.fold_batch_norm import fold_batch_norm
 
 FEW = 8
 """Examples that show how ops act."""
-TRIED = 64
-"""Examples on which ranges and layers are tried out."""
+TRIALS = 2048
+"""Examples, over all values, on which ranges are tried out."""
 CORRECTED = 256
 """Examples whose mean errors the biases take up, and on which roundings are learned."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Calibration data and what fits into memory of it, inner results included."""
-
-    calibration: Calibration
-    few: tuple[Tensor, ...]
-    tried: tuple[Tensor, ...]
-    corrected: tuple[Tensor, ...]
 
 
 @applies(StaticQuantization)
 def static_quantization(step: StaticQuantization, graph: Graph, context: Context) -> Graph:
     graph.module.eval().to(context.device)
     width = weight_bits(step.weight_bits, context.runtime)
-    sample = _sample(graph, context)
+    calibration = _calibration(graph, context)
+    few = calibration.some(FEW)
+    room = max(2, MOST_BYTES // bytes_per_example(graph, few))
     folded = fold_batch_norm(graph)
     if folded:
         context.notes.append(f"{folded} batch norms are folded into the layers before them")
-    lowered = lower(graph, record(graph, sample.few))
+    lowered = lower(graph, record(graph, few))
     layers = _layers(step, graph, context)
-    _prepare(step, graph, context, record(graph, sample.few))
+    _prepare(step, graph, context, record(graph, few))
 
     context.progress(0.1, "finding ranges")
-    simulation = Simulation(graph, sample.tried, width)
     placement = place(graph.module.graph, layers)
-    ranges, taken = find_ranges(graph, placement, step.ranges, sample.calibration, simulation)
-    context.notes.append(_told_ranges(step, sample.calibration, taken))
+    simulation = Simulation(graph, calibration.some(min(room, _trials(len(placement.sources)))))
+    ranges, taken = find_ranges(graph, placement, step.ranges, calibration, simulation)
+    context.notes.append(_told_ranges(step, calibration, taken))
     context.progress(0.6, "measuring which layers suffer")
-    kept = _keep_float(step, graph, context, layers, ranges, simulation)
+    kept = _keep_float(
+        step, graph, context, keep_worst_float(graph, layers, ranges, simulation, step.keep_float, width)
+    )
 
     context.progress(0.7, "quantizing")
-    placement = place(graph.module.graph, kept)
-    lowered.restore(graph, placement.integer)
-    quantized = insert(graph, place(graph.module.graph, kept), ranges, kept, width)
+    lowered.restore(graph, place(graph.module.graph, kept.layers).integer)
+    quantized = insert(graph, place(graph.module.graph, kept.layers), ranges, kept.layers, width)
+    store(quantized, kept.stored)
+    some = calibration.some(min(room, CORRECTED))
     if step.adaptive_rounding:
-        learned = learn_rounding(
-            graph, quantized, sample.corrected, context.seed, _part(context.progress, 0.7, 0.95, "learning roundings")
-        )
-        context.notes.append(f"the roundings of {learned} layers are learned on {len(sample.corrected[0])} examples")
+        learn = _part(context.progress, 0.7, 0.95, "learning roundings")
+        learned = learn_rounding(graph, quantized, some, context.seed, learn)
+        context.notes.append(f"the roundings of {learned} layers are learned on {len(some[0])} examples")
     if step.bias_correction:
-        quantized = _corrected(graph, quantized, context, sample)
+        _correct_biases(graph, quantized, context, simulation, some)
     grid_biases(quantized)
-    _tell_result(context, graph, quantized, simulation, sample, width)
+    _tell_result(context, quantized, simulation, width)
     return quantized.graph
 
 
-def _sample(graph: Graph, context: Context) -> Sample:
-    if context.calibrate is None:
-        raise StepError(
-            "static_quantization needs calibration data, and inputs for this model cannot be made up: send some"
-        )
+def _calibration(graph: Graph, context: Context) -> Calibration:
     if isinstance(context.calibrate, SyntheticBatches):
         context.notes.append("calibrated on made-up inputs: ranges of real ones may differ, send some hundreds of them")
-    batch = graph.inputs[0].shape[0] if graph.inputs[0].shape else None
-    calibration = Calibration(
-        context.calibrate, context.device, context.seed, batch if isinstance(batch, int) else None
-    )
-    few = calibration.some(FEW)
-    room = max(2, MOST_BYTES // bytes_per_example(graph, few))
-    return Sample(calibration, few, calibration.some(min(TRIED, room)), calibration.some(min(CORRECTED, room)))
+    return Calibration.of(graph, context)
+
+
+def _trials(values: int) -> int:
+    """Examples for trying out ranges: fewer where many values have to be tried."""
+    return max(16, min(64, TRIALS // max(values, 1)))
 
 
 def _layers(step: StaticQuantization, graph: Graph, context: Context) -> frozenset[fx.Node]:
@@ -121,13 +109,13 @@ def _why_float(step: StaticQuantization, layer: Layer) -> str | None:
         return "not selected"
     trait = trait_of(layer.node)
     if trait is None or not trait.weights or not trait.inputs:
-        return f"{layer.op.name} has no integer form in static quantization; dynamic_quantization stores its weights in 8 bits"
+        return f"{layer.op.name} has no integer form here; dynamic_quantization stores its weights in 8 bits"
     if any(weight.dtype != torch.float32 for weight in layer.weights.values()):
         return "its weights are not float32"
     return None
 
 
-def _prepare(step: StaticQuantization, graph: Graph, context: Context, values: dict[fx.Node, Any]) -> None:
+def _prepare(step: StaticQuantization, graph: Graph, context: Context, values: Mapping[fx.Node, Any]) -> None:
     if step.smooth is not None:
         done, left = smooth(graph, values, step.smooth)
         context.notes.append(
@@ -142,63 +130,58 @@ def _prepare(step: StaticQuantization, graph: Graph, context: Context, values: d
         )
 
 
-def _told_ranges(step: StaticQuantization, calibration: Calibration, taken: dict[str, int]) -> str:
+def _told_ranges(step: StaticQuantization, calibration: Calibration, taken: Mapping[str, int]) -> str:
     how = ", ".join(f"{name} for {count}" for name, count in taken.items())
     chosen = "the best on the outputs: " if step.ranges == "auto" else ""
     return f"ranges of {sum(taken.values())} values from {calibration.examples} examples, {chosen}{how}"
 
 
-def _keep_float(
-    step: StaticQuantization,
-    graph: Graph,
-    context: Context,
-    layers: frozenset[fx.Node],
-    ranges: dict[fx.Node, Range],
-    simulation: Simulation,
-) -> frozenset[fx.Node]:
-    result = keep_worst_float(graph.module.graph, layers, ranges, simulation, step.keep_float)
-    context.figures["error_all_quantized"] = result.error
-    for node in layers - result.layers:
-        name = str(node.meta.get("layer", node.target))
-        context.untouched[name] = f"left float: alone in 8 bits it moves the outputs by {result.alone[node]:.2%}"
-    if layers != result.layers:
-        context.notes.append(
-            f"{len(layers - result.layers)} of {len(layers)} layers stay float: with all in 8 bits the outputs moved by "
-            f"{result.error:.2%}, with these float by {result.error_left:.2%}; keep_float is {step.keep_float:.2%}"
-        )
-    if not result.layers:
+def _keep_float(step: StaticQuantization, graph: Graph, context: Context, found: Sensitivity) -> Sensitivity:
+    context.figures["error_all_quantized"] = found.error
+    if not found.layers:
         raise StepError(
-            f"8 bits move the outputs by {result.error:.1%} and every layer would have to stay float to keep them "
+            f"8 bits move the outputs by {found.error:.1%} and every layer would have to stay float to keep them "
             f"within {step.keep_float:.1%}; raise keep_float, or send calibration data that looks like real inputs"
         )
-    return result.layers
+    floats = [node for node in graph.module.graph.nodes if node in found.alone and node not in found.layers]
+    for node in floats:
+        how = "computes in float from 8-bit weights" if node in found.stored else "left float"
+        context.untouched[layer_name(node)] = (
+            f"{how}: in integers it alone would move the outputs by {found.alone[node]:.2%}"
+        )
+    if floats:
+        context.notes.append(
+            f"{len(floats)} of {len(found.alone)} layers compute in float: with all in 8 bits the outputs moved by "
+            f"{found.error:.2%}, with these in float by {found.error_left:.2%}; keep_float is {step.keep_float:.2%}"
+        )
+    return found
 
 
-def _corrected(graph: Graph, quantized: Quantized, context: Context, sample: Sample) -> Quantized:
+def _correct_biases(
+    graph: Graph, quantized: Quantized, context: Context, simulation: Simulation, inputs: Sequence[Tensor]
+) -> None:
     """Keep the corrected biases where they bring the outputs nearer to the float ones."""
     with torch.no_grad():
-        wanted = graph(*sample.corrected)
-        before = relative_error(quantized.graph(*sample.corrected), wanted)
-        saved = {name: value.clone() for name, value in quantized.graph.module.state_dict().items()}
-        corrected = correct_biases(graph, quantized, sample.corrected)
-        after = relative_error(quantized.graph(*sample.corrected), wanted)
+        before = relative_error(quantized.graph(*simulation.inputs), simulation.outputs)
+        corrections = correct_biases(graph, quantized, inputs)
+        after = relative_error(quantized.graph(*simulation.inputs), simulation.outputs)
     if after < before:
-        context.notes.append(f"{corrected} biases corrected: the outputs' error went from {before:.2%} to {after:.2%}")
+        told = f"{len(corrections)} biases corrected: the outputs' error went from {before:.2%} to {after:.2%}"
     else:
-        quantized.graph.module.load_state_dict(saved, strict=False)
-        context.notes.append(f"bias correction did not help ({before:.2%} to {after:.2%}) and was taken back")
-    return quantized
+        for correction in corrections:
+            correction.undo()
+        told = f"bias correction did not help ({before:.2%} to {after:.2%}) and was taken back"
+    context.notes.append(told)
 
 
-def _tell_result(
-    context: Context, graph: Graph, quantized: Quantized, simulation: Simulation, sample: Sample, width: int
-) -> None:
+def _tell_result(context: Context, quantized: Quantized, simulation: Simulation, width: int) -> None:
     with torch.no_grad():
-        context.figures["error"] = relative_error(quantized.graph(*sample.tried), simulation.outputs)
+        error = relative_error(quantized.graph(*simulation.inputs), simulation.outputs)
+    context.figures["error"] = error
     context.figures["layers_quantized"] = len(quantized.layers)
     context.notes.append(
-        f"{len(quantized.layers)} layers compute in integers, weights in {width} bits per channel for {context.runtime}; "
-        f"the outputs moved by {context.figures['error']:.2%}"
+        f"{len(quantized.layers)} layers compute in integers, with weights in {width} bits per channel for "
+        f"{context.runtime}; the outputs moved by {error:.2%}"
     )
 
 
