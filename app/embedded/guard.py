@@ -49,4 +49,5 @@ def main() -> None:
     os.execvp(argv[0], argv)  # noqa: S606 - becoming that program is the purpose
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -51,6 +51,9 @@ class BlobStore(Protocol):
     def read(self, blob_id: UUID, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """Bytes [start, stop) in pieces of at most 1 MiB. Raises KeyError where there is no such stored blob."""
 
+    def check(self) -> None:
+        """Raises, whatever the storage raises, where blobs can be neither written nor read."""
+
     def remove(self, blob_id: UUID) -> None:
         """Remove the bytes for good. The row is the caller's to delete."""
 

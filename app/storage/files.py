@@ -8,6 +8,7 @@ import contextlib
 import errno
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,10 @@ class FileStore:
                 start += len(piece)
                 yield piece
 
+    def check(self) -> None:
+        if not os.access(self._folder, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "cannot be read and written", str(self._folder))
+
     def remove(self, blob_id: UUID) -> None:
         unlink(self.path(blob_id))
 
@@ -92,11 +97,17 @@ class FileWriter(StagedWriter):
         self._expected_size = expected_size
         if expected_size:
             try:
-                with full_disk():
-                    os.posix_fallocate(self._file.fileno(), 0, expected_size)
+                self._reserve()
             except BaseException:
                 self.__exit__()
                 raise
+
+    def _reserve(self) -> None:
+        # to be refused by the file system, it would first have to fill up, under everybody else's hands
+        if shutil.disk_usage(self._path.parent).free < self._expected_size:
+            raise StorageFullError("the disk has no room left")
+        with full_disk():
+            os.posix_fallocate(self._file.fileno(), 0, self._expected_size)
 
     def _append(self, data: Data) -> None:
         with full_disk():

@@ -49,6 +49,10 @@ class PostgresStore:
             raise KeyError(blob_id)  # removed while it was being read
         return rows
 
+    def check(self) -> None:
+        with self._engine.connect() as connection:
+            connection.execute(select(BlobChunk.number).limit(0))
+
     def remove(self, blob_id: UUID) -> None:
         with Session(self._engine) as session:
             session.execute(delete(BlobChunk).where(BlobChunk.blob_id == blob_id))
