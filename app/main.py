@@ -16,7 +16,7 @@ from app.keys.service import create_first
 from app.models.endpoints import router as models
 from app.settings import Settings, get_settings
 from app.steps.endpoints import router as steps
-from app.web import openapi, problem_handlers
+from app.web import docs, openapi, problem_handlers
 from app.web.boundary import Boundary
 from modelpress import __version__
 
@@ -37,11 +37,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         description="POST a model, get a smaller one back, with proof.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
     )
     for router in (models, datasets, jobs, steps, comparisons, keys, health):
         app.include_router(router)
     problem_handlers.install(app)
     openapi.install(app)
+    docs.install(app)
     app.add_middleware(Boundary, metrics=metrics)
     return app

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from uuid import uuid4
 
 from anyio import to_thread
 
@@ -54,7 +53,4 @@ async def _redis(services: Services) -> None:
 
 
 async def _storage(services: Services) -> None:
-    try:
-        await to_thread.run_sync(services.blobs.read, uuid4(), abandon_on_cancel=True)
-    except KeyError:
-        return  # it looked, and there is no such blob
+    await to_thread.run_sync(services.blobs.check, abandon_on_cancel=True)

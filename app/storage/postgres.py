@@ -7,7 +7,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg.errors import DiskFull, ForeignKeyViolation
-from sqlalchemy import Connection, Engine, delete
+from sqlalchemy import Connection, Engine, delete, select
 from sqlalchemy.orm import Session
 
 from app.db.tables import BlobChunk

@@ -1,12 +1,16 @@
 """What a platform asks a service."""
 
+from pathlib import Path
+
 import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
+from app.main import create_app
+from app.settings import Settings
 from modelpress import __version__
-from tests.service.conftest import Uploads
+from tests.service.conftest import Uploads, client_of
 
 pytestmark = pytest.mark.anyio
 
@@ -33,6 +37,16 @@ async def test_readiness_says_what_is_down(app: FastAPI, client: httpx.AsyncClie
     parts = answer.json()["parts"]
     assert (parts["redis"]["status"], parts["database"]["status"], parts["storage"]["status"]) == ("down", "down", "up")
     assert "127.0.0.1" not in answer.text
+
+
+async def test_a_storage_folder_that_is_gone_is_down(settings: Settings, api_key: str, tmp_path: Path) -> None:
+    folder = tmp_path / "blobs"
+    app = create_app(settings.model_copy(update={"storage_url": f"file://{folder}"}))
+    async with app.router.lifespan_context(app), client_of(app, api_key) as client:
+        assert (await client.get("/readyz")).status_code == 200
+        folder.rmdir()
+        answer = await client.get("/readyz")
+    assert (answer.status_code, answer.json()["parts"]["storage"]["status"]) == (503, "down")
 
 
 async def test_metrics_count_requests_and_jobs(client: httpx.AsyncClient, uploads: Uploads) -> None:

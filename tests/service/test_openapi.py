@@ -81,6 +81,13 @@ def test_every_operation_says_what_it_does(document: dict[str, Any]) -> None:
 
 async def test_the_document_is_served(client: httpx.AsyncClient, document: dict[str, Any]) -> None:
     assert (await client.get("/openapi.json")).json() == document
+
+
+async def test_the_docs_page_needs_no_internet(client: httpx.AsyncClient) -> None:
     page = await client.get("/docs")
     assert page.status_code == 200
-    assert "openapi.json" in page.text
+    assert "https://" not in page.text
+    linked = re.findall(r"""(?:src|href)="([^"]+)"|url: ['"]([^'"]+)""", page.text)
+    assert len(linked) == 4
+    for link in (one or other for one, other in linked):
+        assert (await client.get(httpx.URL("http://service/docs").join(link))).status_code == 200, link
