@@ -18,7 +18,7 @@ class Verdict(StrEnum):
 
 class Size(Strict):
     bytes: int
-    zstd_bytes: int = Field(description="after zstd -19: what a download with compression costs")
+    zstd_bytes: int = Field(description="after zstd -19 (-9 from 32 MiB on): what a download with compression costs")
     parameters: int
     nonzeros: int
     macs: int | None

@@ -5,6 +5,7 @@ The supervisor forks warm children that call `run`; `python -m workers.engine` d
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -71,6 +72,9 @@ def describe(error: Exception) -> RunError:
                 "Use smaller batches, fewer calibration examples, or a worker with more memory"
             ),
         )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        log.error("no space left", exc_info=error)
+        return RunError(code="out_of_disk", message="the worker's disk is full", retryable=True)
     reference = uuid4().hex[:8]
     log.error("internal error %s", reference, exc_info=error)
     return RunError(

@@ -11,7 +11,7 @@ import torch
 
 from modelpress.run import RunResult
 from tests.engine.pipeline.models import blobs, compress, inspect_dataset, inspect_model, mlp, run_dir
-from workers.engine import compression
+from workers.engine import preparation
 from workers.engine.errors import InvalidModelError
 from workers.engine.inspection import check_reading
 from workers.engine.pipeline import run
@@ -132,7 +132,7 @@ def test_the_unforeseen_goes_to_the_log_and_not_to_the_user(tmp_path, monkeypatc
     def fail(*args):
         raise raised
 
-    monkeypatch.setattr(compression, "read_model", fail)
+    monkeypatch.setattr(preparation, "read_model", fail)
     result, _ = compress(tmp_path / "run", mlp(), HALF)
     assert result.error.code == code
     assert "secret" not in result.error.message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +17,9 @@ from workers.engine.dtypes import TORCH_OF_WORD
 from workers.engine.errors import InvalidDataError
 
 MADE_UP = 256
-"""Examples that are made up where there is no data."""
+"""Examples that are made up where there is no data, if they are small."""
+MADE_UP_VALUES = 4 << 20
+FEWEST_MADE_UP = 8
 WHOLE_NUMBERS = 2
 """Made-up integers are 0 or 1: what a model's vocabulary or categories hold cannot be known."""
 
@@ -53,22 +57,26 @@ class SyntheticBatches:
 
     labelled = False
 
-    def __init__(self, signature: Signature, seed: int, free: int, examples: int = MADE_UP) -> None:
+    def __init__(self, signature: Signature, seed: int, free: int) -> None:
         generator = np.random.default_rng(seed)
-        self.examples = examples
-        self._inputs = [_made_up(spec, examples, free, generator) for spec in signature.inputs]
+        width = sum(math.prod(_shape(spec, 1, free)) for spec in signature.inputs)
+        self.examples = max(FEWEST_MADE_UP, min(MADE_UP, MADE_UP_VALUES // max(1, width)))
+        self._inputs = [_made_up(spec, _shape(spec, self.examples, free), generator) for spec in signature.inputs]
 
     def take(self, indices: Tensor) -> tuple[tuple[Tensor, ...], None]:
         return tuple(array[indices] if array.ndim else array for array in self._inputs), None
 
 
-def _made_up(spec: TensorSpec, examples: int, free: int, generator: np.random.Generator) -> Tensor:
+def _shape(spec: TensorSpec, examples: int, free: int) -> tuple[int, ...]:
     rest = (dim if isinstance(dim, int) and dim >= 0 else free for dim in spec.shape[1:])
-    shape = (examples, *rest) if spec.shape else ()
+    return (examples, *rest) if spec.shape else ()
+
+
+def _made_up(spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator) -> Tensor:
     dtype = TORCH_OF_WORD[spec.dtype]
     if dtype.is_floating_point:
-        return torch.from_numpy(generator.standard_normal(shape, np.float32)).to(dtype)
-    return torch.from_numpy(generator.integers(0, WHOLE_NUMBERS, shape)).to(dtype)
+        return torch.from_numpy(np.asarray(generator.standard_normal(shape, np.float32))).to(dtype)
+    return torch.from_numpy(np.asarray(generator.integers(0, WHOLE_NUMBERS, shape))).to(dtype)
 
 
 def _tensor(array: NDArray, rows: NDArray) -> Tensor:

@@ -82,7 +82,7 @@ class AgreementMeter:
 
 def _any(found: NDArray) -> NDArray:
     """For each example, whether it holds anywhere."""
-    return found.reshape(len(found), -1).any(1)
+    return np.any(found.reshape(len(found), -1), axis=1, keepdims=True)[:, 0]
 
 
 def log_softmax(scores: NDArray) -> NDArray:

@@ -15,7 +15,7 @@ from workers.engine.measuring.quality import QualityMeter
 from workers.engine.runtime import Session, arrays
 
 BATCH = 256
-VALUES = 8 << 20
+VALUES = 2 << 20
 """Of the inputs of one batch, so that memory stays constant however large an example is."""
 
 

@@ -1,0 +1,130 @@
+"""What a recipe works on: the model as it came, the data, the teacher, and what was inferred from them."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modelpress.matching import MismatchError, check_teacher
+from modelpress.run import Compress
+from modelpress.steps import Data
+from workers.engine.context import Batches, Context
+from workers.engine.data import SyntheticBatches
+from workers.engine.errors import InvalidModelError
+from workers.engine.graph import Graph
+from workers.engine.inspection import Checked, check_reading, signature
+from workers.engine.job_data import JobBatches
+from workers.engine.measuring.figures import Conditions
+from workers.engine.readers import read_model
+from workers.engine.reporter import Reporter
+from workers.engine.runtime import open_session
+from workers.engine.shapes import FREE_SIZES
+from workers.engine.task import resolve_device, resolve_runtime, resolve_task
+from workers.engine.writers.onnx import write_onnx
+
+REWRITTEN = "original.onnx"
+STEPS_SHARE = 0.9
+"""Of the time budget: a training that takes all it may have leaves the rest for writing and measuring."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    original: Graph
+    file: Path
+    """The ONNX file that stands for the original when it is measured."""
+    checked: Checked | None
+    """Inputs that the original has answered alike in both runtimes; None where made-up ones do not run."""
+    data: dict[str, Batches]
+    """By use."""
+    conditions: Conditions
+    context: Context
+
+
+def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
+    """Raises EngineError where model, teacher, data and task do not go together."""
+    request, began = spec.request, time.monotonic()
+    _seed(request.seed)
+    device = resolve_device(spec.device)
+    original, file = _read_original(spec, run_dir, reporter)
+    checked = check_reading(original, open_session(file, spec.limits.threads))
+    names = signature(original)
+    inputs = JobBatches(spec.data, names, request.task, run_dir)
+    task = resolve_task(names, request.task, inputs.labelled)
+    if task.note:
+        reporter.warn(task.note)
+    data: dict[str, Batches] = dict(inputs.by_use)
+    conditions = Conditions(
+        signature=names,
+        task=task,
+        metric=request.task.metric,
+        threads=spec.limits.threads,
+        runtime=resolve_runtime(request.runtime, device),
+        seed=request.seed,
+        free=checked.free if checked is not None else FREE_SIZES[0],
+        deadline=reporter.deadline,
+    )
+    original.module.eval().to(device)
+    context = Context(
+        train=data.get("train"),
+        calibrate=_calibration(spec, data, conditions, reporter),
+        teacher=_teacher(spec, run_dir, original, device),
+        original=original,
+        device=device,
+        runtime=conditions.runtime,
+        task=task.kind,
+        output=task.output,
+        seed=request.seed,
+        deadline=began + STEPS_SHARE * (reporter.deadline - began),
+        progress=reporter.progress,
+        metric=reporter.metric,
+    )
+    return Prepared(original, file, checked, data, conditions, context)
+
+
+def _read_original(spec: Compress, run_dir: Path, reporter: Reporter) -> tuple[Graph, Path]:
+    file = run_dir / spec.model.path
+    format_, graph = read_model(file)
+    if format_ != "onnx":
+        file = run_dir / REWRITTEN
+        file.write_bytes(write_onnx(graph))
+        reporter.warn(
+            f"the original is a {format_} file: its size and its speed are those of the same graph, unchanged, as ONNX"
+        )
+    for note in graph.notes:
+        reporter.warn(note)
+    return graph, file
+
+
+def _teacher(spec: Compress, run_dir: Path, original: Graph, device: torch.device) -> Graph:
+    if spec.teacher is None:
+        return original
+    _, graph = read_model(run_dir / spec.teacher.path)
+    try:
+        check_teacher(signature(original), signature(graph))
+    except MismatchError as error:
+        raise InvalidModelError(error.detail) from error
+    graph.module.eval().to(device)
+    return graph
+
+
+def _calibration(spec: Compress, data: dict[str, Batches], conditions: Conditions, reporter: Reporter) -> Batches:
+    found = data.get("calibrate") or data.get("train")
+    if found is not None:
+        return found
+    wanting = [step.step for step in spec.request.recipe if step.data_needed() == Data.CALIBRATE]
+    if wanting:
+        reporter.warn(
+            f"{', '.join(wanting)} had no calibration data and used made-up inputs; a few hundred real ones do better"
+        )
+    return SyntheticBatches(conditions.signature, conditions.seed, conditions.free)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (for libraries that draw from the global generator)
+    torch.manual_seed(seed)
