@@ -58,11 +58,8 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         normal = x.shape[self.axis :]
-        weight, bias = self.weight, self.bias
-        if weight.shape != normal:
-            weight = weight.expand(normal)
-            bias = None if bias is None else bias.expand(normal)
-        return F.layer_norm(x, normal, weight, bias, self.eps)
+        bias = None if self.bias is None else self.bias.expand(normal)
+        return F.layer_norm(x, normal, self.weight.expand(normal), bias, self.eps)
 
 
 class GroupNorm(nn.Module):

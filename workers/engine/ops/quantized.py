@@ -38,7 +38,7 @@ class DequantizeLinear(Op):
             raise node.refuse("weights quantized in blocks are not supported; send the float model")
         if NOTE not in graph.notes:
             graph.notes.append(NOTE)
-        return graph.keep(dequantize(values, scale, zero_point, node.attribute("axis", 1)))
+        return graph.name(dequantize(values, scale, zero_point, node.attribute("axis", 1)), node.input_names[0])
 
 
 class Refused(Op):

@@ -189,14 +189,13 @@ plain("Trilu", trilu, literals=frozenset({1}), opset=14)
 class Cast(Plain):
     name = "Cast"
     functions = (cast,)
+    folds = ANY
     attribute_since: ClassVar[dict[str, int]] = {"saturate": 19}
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         value, to = node.input(0), node.attribute("to")
         if to not in TORCH_OF_ONNX:
             raise node.refuse(f"type number {to} is not supported")
-        if isinstance(value, Tensor):
-            return graph.keep(cast(value, to=to))
         return graph.call(cast, value, to=to, saturate=node.attribute("saturate", 1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ from torch import Tensor, fx
 
 from workers.engine.builder import Value
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
+
+WEIGHT = re.compile(r"(.+)\.weight(_ih)?(_quantized|_half)?", re.DOTALL)
+"""torch's names for weights, ours for recurrent ones, and those of their stored forms."""
 
 SHOWN_NAME = 80
 """Characters of a user's name that are repeated in a message."""
@@ -71,8 +75,9 @@ class OnnxNode:
     def layer(self, weight: int) -> str:
         """The user's name of the layer: from the name of its weight, else from the name of the node."""
         name = self.input_names[weight]
-        if name.endswith(".weight"):
-            return name.removesuffix(".weight")
+        of_layer = WEIGHT.fullmatch(name)
+        if of_layer:
+            return of_layer[1]
         if name and not name.startswith("onnx::") and not self.name.startswith("/"):
             return name
         return _scope(self.name, self.op_type) or name or self.outputs[0]

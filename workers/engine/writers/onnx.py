@@ -105,7 +105,7 @@ class OnnxBuilder:
         names = self._trimmed([self.value(argument) for argument in inputs])
         parts = [user for user in node.users if user.target is operator.getitem]
         if parts:
-            made = self._bind_parts(parts, outputs)
+            made = self._bind_parts(node.name, parts, outputs)
         else:
             self._names[node] = self._wanted.get(node) or self._unique(node.name)
             made = [self._names[node]]
@@ -194,7 +194,7 @@ class OnnxBuilder:
             self._plain[id(tensor)] = name
         return name
 
-    def _bind_parts(self, parts: list[fx.Node], least: int) -> list[str]:
+    def _bind_parts(self, name: str, parts: list[fx.Node], least: int) -> list[str]:
         """Names of a node's outputs; those that nobody asks for are left out."""
         wanted: dict[int, str] = {}
         for part in parts:
@@ -203,7 +203,7 @@ class OnnxBuilder:
         count = max(least, *(int(part.args[1]) + 1 for part in parts))  # type: ignore[arg-type]
         used = {int(part.args[1]) for part in parts}  # type: ignore[arg-type]
         outputs = [
-            wanted.get(index) or (self._unique(f"{parts[0].name}_{index}") if index in used or index < least else "")
+            wanted.get(index) or (self._unique(f"{name}_{index}") if index in used or index < least else "")
             for index in range(count)
         ]
         for part in parts:
