@@ -13,7 +13,7 @@ from modelpress.models import ModelSpec
 from modelpress.report import LayerReport, Report, StepReport
 from modelpress.run import Compress, Event, ResultFile, RunResult
 from workers.engine.context import Batches
-from workers.engine.inspection import check_agreement, signature
+from workers.engine.inspection import differences, signature
 from workers.engine.measuring.environment import environment
 from workers.engine.measuring.figures import Conditions, Figures, Subject, measure
 from workers.engine.measuring.layers import layer_table
@@ -26,6 +26,8 @@ from workers.engine.shapes import stats
 from workers.engine.writers.onnx import write_onnx
 
 RESULT = "out/model.onnx"
+TOLERANCE = 0.05
+"""Relative error up to which the stored file may answer unlike the graph in training: kernels round and saturate."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,6 @@ def compress(spec: Compress, run_dir: Path, emit: Callable[[Event], None]) -> Ru
 
 
 def _make(spec: Compress, run_dir: Path, reporter: Reporter) -> Made:
-    """Raises InvalidModelError where the stored bytes do not answer as the graph that was written."""
     reporter.begin(0)
     prepared = prepare(spec, run_dir, reporter)
     original, recipe = prepared.original, spec.request.recipe
@@ -70,7 +71,13 @@ def _make(spec: Compress, run_dir: Path, reporter: Reporter) -> Made:
     result.write_bytes(write_onnx(applied.graph))
     if prepared.checked is not None:
         inputs = prepared.checked.inputs
-        check_agreement(applied.graph, inputs, open_session(result, spec.limits.threads).run(arrays(inputs)))
+        answers = open_session(result, spec.limits.threads).run(arrays(inputs))
+        for output, error in differences(applied.graph, inputs, answers).items():
+            if error > TOLERANCE:
+                reporter.warn(
+                    f"the output {output!r} of the stored file differs by {error:.1%} from what the steps worked with; "
+                    "all figures are those of the stored file"
+                )
     names, held = signature(applied.graph), stats(applied.graph)
     return Made(
         original=Subject(prepared.file, stats(original)),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modelpress.jobs import Runtime
-from workers.engine.errors import InvalidModelError
+from workers.engine.errors import InvalidModelError, UnsupportedModelError
 
 Arrays = Sequence[NDArray]
 
@@ -67,6 +67,11 @@ def open_session(model: Path | bytes, threads: int, runtime: Runtime = "auto") -
 
 
 def arrays(tensors: Sequence[Tensor]) -> list[NDArray]:
+    """Raises UnsupportedModelError for bfloat16, which numpy does not have."""
+    if any(tensor.dtype == torch.bfloat16 for tensor in tensors):
+        raise UnsupportedModelError(
+            "inputs and outputs of bfloat16 cannot be measured: cast them to float32 in the model"
+        )
     return [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
 
 
@@ -90,7 +95,3 @@ def _pieces(inputs: Arrays, examples: int, batch: int) -> Iterator[list[NDArray]
     for start in range(0, examples, batch):
         rows = np.minimum(np.arange(start, start + batch), examples - 1)
         yield [array[rows] if array.ndim else array for array in inputs]
-
-
-def rows(start: int, stop: int) -> Tensor:
-    return torch.arange(start, stop)
