@@ -44,7 +44,7 @@ USER 10001
 STOPSIGNAL SIGTERM
 # a worker listens to nothing: it is healthy while it can reach what it lives from
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python", "-m", "workers.health"]
-CMD ["celery", "-A", "workers.celery_app", "worker", "--pool", "threads", "--concurrency", "1", "-Q", "cpu,ingest"]
+CMD ["celery", "-A", "workers.celery_app", "worker", "--pool", "threads", "--loglevel", "INFO"]
 
 FROM worker AS worker-cpu
 COPY --from=build-worker-cpu /opt/venv /opt/venv
@@ -52,4 +52,4 @@ COPY --from=build-worker-cpu /opt/venv /opt/venv
 FROM worker AS worker-gpu
 COPY --from=build-worker-gpu /opt/venv /opt/venv
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-CMD ["celery", "-A", "workers.celery_app", "worker", "--pool", "threads", "--concurrency", "1", "-Q", "gpu"]
+CMD ["celery", "-A", "workers.celery_app", "worker", "--pool", "threads", "--loglevel", "INFO", "-Q", "gpu"]

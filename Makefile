@@ -29,6 +29,8 @@ lint: $(DEV)  ## style, types, import rules, Dockerfile
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
+	@! docker compose version >/dev/null 2>&1 || POSTGRES_PASSWORD=- REDIS_PASSWORD=- MODELPRESS_SECRET=- \
+		MODELPRESS_API_KEY=- docker compose --profile gpu config --quiet
 
 fmt: $(DEV)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

@@ -94,7 +94,8 @@ def follow(events: Iterable[JobEvent], shown: Display) -> JobStatus:
                 shown.say(f"[yellow]![/] {escape(event.data['message'])}")
             case "status":
                 status = JobStatus(event.data["status"])
-                step = step or status.value
+                step, message, figures = status.value, "", ""
+                fraction = 1.0 if status is JobStatus.SUCCEEDED else 0.0
                 if status is JobStatus.QUEUED and "error" in event.data:
                     reason = event.data["error"]["message"]
                     shown.say(f"attempt {event.attempt}: {escape(reason)} The job is tried again.")

@@ -18,7 +18,7 @@ def client(service: Service) -> Iterator[Client]:
 @pytest.fixture(scope="session")
 def lenet(service: Service) -> Model:
     with service.client() as client:
-        return client.wait(client.upload_model(EXAMPLE / "lenet5.onnx"), timeout=60)
+        return client.wait(client.upload_model(EXAMPLE / "lenet5.onnx"), timeout=180)
 
 
 @pytest.fixture(scope="session")
@@ -26,4 +26,4 @@ def halved(service: Service, lenet: Model) -> Job:
     """A job that has succeeded."""
     with service.client() as client:
         job = client.create_job(lenet.id, [{"step": "half_precision"}], labels={"made": "by the fixture"})
-        return client.wait_job(job.id, timeout=120)
+        return client.wait_job(job.id, timeout=240)

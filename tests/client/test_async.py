@@ -15,12 +15,12 @@ pytestmark = pytest.mark.anyio
 
 async def test_from_upload_to_download(service: Service, tmp_path: Path) -> None:
     async with AsyncClient(service.url, service.api_key) as client:
-        model = await client.wait(await client.upload_model(EXAMPLE / "lenet5.onnx"), timeout=60)
+        model = await client.wait(await client.upload_model(EXAMPLE / "lenet5.onnx"), timeout=180)
         job = await client.create_job(model.id, [{"step": "half_precision"}])
         statuses = [event.data["status"] async for event in client.events(job.id) if event.type == "status"]
         assert statuses == ["queued", "running", "succeeded"]
         seen: list[Job] = []
-        job = await client.wait_job(job.id, seen.append, timeout=60)
+        job = await client.wait_job(job.id, seen.append, timeout=180)
         assert seen[-1] == job
         assert job.result is not None
         assert await client.report(job.id) == job.report

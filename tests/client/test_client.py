@@ -30,7 +30,7 @@ def test_a_name_can_be_given(client: Client) -> None:
 
 
 def test_a_dataset_is_read_and_described(client: Client) -> None:
-    dataset = client.wait(client.upload_dataset(EXAMPLE / "calibrate.npz"), timeout=60)
+    dataset = client.wait(client.upload_dataset(EXAMPLE / "calibrate.npz"), timeout=180)
     assert dataset.examples == 500
     assert {array.name for array in dataset.arrays} == {"x", "labels"}
     assert client.get_dataset(dataset.id) == dataset
@@ -42,7 +42,7 @@ def test_waiting_for_a_file_that_is_no_model_says_why(client: Client, tmp_path: 
     path.write_bytes(np.random.default_rng(0).bytes(1000))
     uploaded = client.upload_model(path)
     with pytest.raises(ModelpressError) as caught:
-        client.wait(uploaded, timeout=60)
+        client.wait(uploaded, timeout=180)
     assert caught.value.title == "noise was rejected"
     assert caught.value.detail
 
@@ -62,7 +62,7 @@ def test_a_job_from_its_creation_to_its_report(client: Client, halved: Job, lene
 def test_progress_is_told_while_waiting(client: Client, lenet: Model) -> None:
     seen: list[Job] = []
     job = client.create_job(lenet.id, [HalfPrecision(dtype="bfloat16")])
-    assert client.wait_job(job.id, seen.append, timeout=120) == seen[-1]
+    assert client.wait_job(job.id, seen.append, timeout=240) == seen[-1]
     assert seen[-1].done
     assert len({each.version for each in seen}) == len(seen) > 1
 
@@ -159,7 +159,7 @@ def test_lists_are_walked_to_their_end(client: Client, lenet: Model, halved: Job
 def test_a_job_is_canceled_and_tried_again(client: Client, lenet: Model) -> None:
     job = client.create_job(lenet.id, [HalfPrecision()])
     client.cancel_job(job.id)
-    ended = client.wait_job(job.id, timeout=60)
+    ended = client.wait_job(job.id, timeout=180)
     if ended.status is JobStatus.CANCELED:  # else it was faster than we
         assert client.retry_job(job.id).status is JobStatus.QUEUED
         statuses = [event.data["status"] for event in client.events(job.id) if event.type == "status"]
