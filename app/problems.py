@@ -136,7 +136,7 @@ class TooLarge(Problem):
 
 
 class UnsupportedFormat(Problem):
-    """A file of this kind is not read here; the accepted suffixes are listed."""
+    """A body of this kind is not read here; what is accepted is listed."""
 
     status, code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_format"
 

@@ -4,7 +4,7 @@ from app import ids
 from app.auth import Authenticated
 from app.comparisons import service
 from app.comparisons.schemas import Comparison, ComparisonRequest
-from app.problems import Invalid, MalformedRequest, NotFound, TooLarge, Unauthenticated, described
+from app.problems import Invalid, MalformedRequest, NotFound, TooLarge, Unauthenticated, UnsupportedFormat, described
 from app.web.fields import ComparisonId
 from app.web.paging import Page, Paging
 from app.web.strict_json import StrictRoute
@@ -12,7 +12,11 @@ from app.web.strict_json import StrictRoute
 router = APIRouter(prefix="/v1/comparisons", tags=["comparisons"], route_class=StrictRoute)
 
 
-@router.post("", status_code=201, responses=described(Unauthenticated, NotFound, Invalid, MalformedRequest, TooLarge))
+@router.post(
+    "",
+    status_code=201,
+    responses=described(Unauthenticated, NotFound, Invalid, MalformedRequest, UnsupportedFormat, TooLarge),
+)
 async def create_comparison(response: Response, caller: Authenticated, comparison: ComparisonRequest) -> Comparison:
     """Put results side by side, from what their reports measured; nothing is measured anew."""
     created = await service.create(caller, comparison)

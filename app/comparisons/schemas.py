@@ -1,9 +1,8 @@
-from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.web.fields import ComparisonId, JobId, ModelId
+from app.web.fields import ComparisonId, JobId, ModelId, Timestamp
 from modelpress.report import Agreement, Latency, Quality, Size, Verdict
 
 Axis = Literal["size", "latency", "quality", "agreement"]
@@ -48,4 +47,4 @@ class ComparisonResult(BaseModel):
 
 class Comparison(ComparisonResult):
     id: ComparisonId
-    created_at: datetime
+    created_at: Timestamp

@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from uuid import UUID
 
 from sqlalchemy import delete, exists, or_, select
@@ -33,6 +33,15 @@ class DatasetRepository(TenantRepository[Dataset]):
         """With the job that read it."""
         await self.session.execute(delete(Job).where(Job.dataset_id == dataset_id, Job.tenant_id == self.tenant_id))
         await self.session.execute(delete(Dataset).where(Dataset.id == dataset_id, Dataset.tenant_id == self.tenant_id))
+
+    async def hold(self, dataset_ids: Collection[UUID]) -> bool:
+        """Keep them from being removed until this transaction ends. False where one is gone."""
+        held = self.owned().where(Dataset.id.in_(dataset_ids)).with_for_update(read=True, key_share=True)
+        return len(list(await self.session.scalars(held))) == len(dataset_ids)
+
+    async def lock(self, dataset_id: UUID) -> Dataset | None:
+        """For its removal: waits for jobs that are just being given it."""
+        return await self.session.scalar(self.owned().where(Dataset.id == dataset_id).with_for_update())
 
     async def several(self, dataset_ids: Iterable[UUID]) -> dict[UUID, Dataset]:
         rows = await self.session.scalars(self.owned().where(Dataset.id.in_(list(dataset_ids))))

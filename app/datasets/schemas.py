@@ -1,10 +1,9 @@
-from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from app.models.schemas import StoredError
-from app.web.fields import DatasetId
+from app.web.fields import DatasetId, Timestamp
 from modelpress.models import ArraySpec
 
 SUFFIXES = (".npz", ".safetensors", ".parquet")
@@ -22,4 +21,4 @@ class Dataset(BaseModel):
     sha256: str
     examples: int | None = Field(None, description="null until it has been read")
     arrays: tuple[ArraySpec, ...] = ()
-    created_at: datetime
+    created_at: Timestamp

@@ -36,7 +36,7 @@ async def get(caller: Caller, dataset_id: UUID, wait: float = 0) -> Dataset:
     """Raises NotFound. While the dataset is processing, waits for up to `wait` seconds."""
     async with caller.services.sessions() as session:
         datasets = DatasetRepository(session, caller.tenant_id)
-        row = await _existing(datasets, dataset_id)
+        row = _existing(await datasets.get(dataset_id))
         inspection = await datasets.inspection(dataset_id) if wait and row.status == "processing" else None
         blobs = await datasets.blobs([row.blob_id])
     if inspection is None:
@@ -56,7 +56,7 @@ async def page(caller: Caller, request: PageRequest) -> Page[Dataset]:
 async def content(request: Request, caller: Caller, dataset_id: UUID) -> Response:
     async with caller.services.sessions() as session:
         datasets = DatasetRepository(session, caller.tenant_id)
-        row = await _existing(datasets, dataset_id)
+        row = _existing(await datasets.get(dataset_id))
         blob = (await datasets.blobs([row.blob_id]))[row.blob_id]
     return await file_response(request, caller.services.blobs, stored_file(blob, row.filename))
 
@@ -65,7 +65,7 @@ async def remove(caller: Caller, dataset_id: UUID) -> None:
     """Raises NotFound, and InUse while it is being read or while a job works on it."""
     async with caller.services.sessions() as session:
         datasets = DatasetRepository(session, caller.tenant_id)
-        row = await _existing(datasets, dataset_id)
+        row = _existing(await datasets.lock(dataset_id))
         if row.status == "processing":
             raise InUse("This dataset is being read; remove it when that has ended.")
         if await datasets.is_used(dataset_id):
@@ -76,8 +76,7 @@ async def remove(caller: Caller, dataset_id: UUID) -> None:
     await remove_bytes(caller.services.blobs, removed)
 
 
-async def _existing(datasets: DatasetRepository, dataset_id: UUID) -> DatasetRow:
-    row = await datasets.get(dataset_id)
+def _existing(row: DatasetRow | None) -> DatasetRow:
     if row is None:
         raise NotFound("There is no such dataset.")
     return row

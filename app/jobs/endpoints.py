@@ -18,6 +18,7 @@ from app.problems import (
     RequestInFlight,
     TooLarge,
     Unauthenticated,
+    UnsupportedFormat,
     described,
 )
 from app.web.fields import JobId, Name, Text
@@ -38,6 +39,7 @@ CREATE_PROBLEMS = described(
     Rejected,
     RequestInFlight,
     MalformedRequest,
+    UnsupportedFormat,
     TooLarge,
 )
 EXISTING = described(Unauthenticated, NotFound, Invalid)

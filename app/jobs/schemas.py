@@ -1,10 +1,9 @@
-from datetime import datetime
 from hashlib import sha256
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.web.fields import DatasetId, JobId, ModelId
+from app.web.fields import DatasetId, JobId, ModelId, Timestamp
 from modelpress.jobs import JobData, JobStatus, Labels, Progress, Recipe, Task
 from modelpress.report import Environment, Report, Verdict
 from modelpress.steps import AnyStep, Data
@@ -85,9 +84,9 @@ class JobSummary(BaseModel):
     error: JobError | None = None
     warnings: list[str]
     environment: Environment | None = None
-    created_at: datetime
-    started_at: datetime | None = Field(None, description="of the current or last attempt")
-    finished_at: datetime | None = None
+    created_at: Timestamp
+    started_at: Timestamp | None = Field(None, description="of the current or last attempt")
+    finished_at: Timestamp | None = None
     labels: dict[str, str]
 
 
@@ -107,7 +106,7 @@ class JobEvent(BaseModel):
     attempt: int
     type: Literal["status", "progress", "metric", "warning"]
     data: dict[str, Any]
-    created_at: datetime
+    created_at: Timestamp
 
 
 class EventPage(BaseModel):

@@ -1,5 +1,6 @@
 from uuid import UUID
 
+from psycopg.errors import ForeignKeyViolation
 from sqlalchemy.exc import IntegrityError
 
 from app.context import Caller
@@ -66,7 +67,14 @@ async def _insert(caller: Caller, request: JobRequest, idempotency_key: str | No
         request_digest=request.digest() if idempotency_key else None,
     )
     async with caller.services.sessions() as session:
-        await JobRepository(session, caller.tenant_id).add(row)
+        if not await DatasetRepository(session, caller.tenant_id).hold(set(dataset_ids(request).values())):
+            raise NotFound("A dataset of this job has just been removed.")
+        try:
+            await JobRepository(session, caller.tenant_id).add(row)
+        except IntegrityError as error:
+            if isinstance(error.orig, ForeignKeyViolation):
+                raise NotFound("A model of this job has just been removed.") from None
+            raise
         await session.commit()
     caller.services.waker.wake(row.queue, row.id)
     return row.id
@@ -114,7 +122,7 @@ async def retry(caller: Caller, job_id: UUID) -> Job:
         raise NotRetryable("This job succeeded; post a new one to run it again.")
     async with caller.services.sessions() as session:
         wanted = {found for found in (job.data.train, job.data.calibrate, job.data.evaluate) if found}
-        if len(await DatasetRepository(session, caller.tenant_id).several(wanted)) < len(wanted):
+        if not await DatasetRepository(session, caller.tenant_id).hold(wanted):
             raise NotRetryable("A dataset of this job has been removed.")
         queued = await JobRepository(session, caller.tenant_id).retry(job_id)
         await session.commit()

@@ -3,7 +3,7 @@ from fastapi import APIRouter
 from app.auth import Authenticated
 from app.keys import service
 from app.keys.schemas import Key, KeyRequest, NewKey
-from app.problems import Invalid, MalformedRequest, NotFound, TooLarge, Unauthenticated, described
+from app.problems import Invalid, MalformedRequest, NotFound, TooLarge, Unauthenticated, UnsupportedFormat, described
 from app.web.fields import KeyId
 from app.web.paging import Page, Paging
 from app.web.strict_json import StrictRoute
@@ -11,7 +11,9 @@ from app.web.strict_json import StrictRoute
 router = APIRouter(prefix="/v1/api-keys", tags=["API keys"], route_class=StrictRoute)
 
 
-@router.post("", status_code=201, responses=described(Unauthenticated, Invalid, MalformedRequest, TooLarge))
+@router.post(
+    "", status_code=201, responses=described(Unauthenticated, Invalid, MalformedRequest, UnsupportedFormat, TooLarge)
+)
 async def create_key(caller: Authenticated, key: KeyRequest) -> NewKey:
     """A new key for your tenant. The answer is the only place where it is shown."""
     return await service.create(caller, key.name)

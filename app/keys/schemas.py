@@ -1,8 +1,6 @@
-from datetime import datetime
-
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.web.fields import KeyId, Name
+from app.web.fields import KeyId, Name, Timestamp
 
 
 class KeyRequest(BaseModel):
@@ -15,9 +13,9 @@ class Key(BaseModel):
     id: KeyId
     name: str
     prefix: str = Field(description="the first characters, to tell keys apart")
-    created_at: datetime
-    last_used_at: datetime | None = Field(None, description="to the minute")
-    revoked_at: datetime | None = None
+    created_at: Timestamp
+    last_used_at: Timestamp | None = Field(None, description="to the minute")
+    revoked_at: Timestamp | None = None
 
 
 class NewKey(Key):

@@ -1,9 +1,8 @@
-from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from app.web.fields import JobId, ModelId
+from app.web.fields import JobId, ModelId, Timestamp
 from modelpress.models import ModelStats, Signature
 
 SUFFIXES = (".onnx", ".pt2")
@@ -39,4 +38,4 @@ class Model(BaseModel):
     parent_id: ModelId | None = Field(None, description="the model that this one was made from")
     job_id: JobId | None = Field(None, description="the job that made it")
     files: list[ModelFile]
-    created_at: datetime
+    created_at: Timestamp

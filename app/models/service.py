@@ -40,7 +40,7 @@ async def get(caller: Caller, model_id: UUID, wait: float = 0) -> Model:
     """Raises NotFound. While the model is processing, waits for up to `wait` seconds."""
     async with caller.services.sessions() as session:
         models = ModelRepository(session, caller.tenant_id)
-        row = await _existing(models, model_id)
+        row = _existing(await models.get(model_id))
         inspection = await models.inspection(model_id) if wait and row.status == "processing" else None
         files = await models.files([model_id])
     if inspection is None:
@@ -60,7 +60,7 @@ async def page(caller: Caller, request: PageRequest) -> Page[Model]:
 async def content(request: Request, caller: Caller, model_id: UUID, format_: str | None) -> Response:
     async with caller.services.sessions() as session:
         models = ModelRepository(session, caller.tenant_id)
-        row = await _existing(models, model_id)
+        row = _existing(await models.get(model_id))
         files = (await models.files([model_id]))[model_id]
     found = [(file, blob) for file, blob in files if format_ in {None, file.format}]
     if not found:
@@ -74,7 +74,7 @@ async def remove(caller: Caller, model_id: UUID) -> None:
     """Raises NotFound, and InUse while it is being read or while a job or another model refers to it."""
     async with caller.services.sessions() as session:
         models, blobs = ModelRepository(session, caller.tenant_id), BlobRepository(session)
-        row = await _existing(models, model_id)
+        row = _existing(await models.get(model_id))
         if row.status == "processing":
             raise InUse("This model is being read; remove it when that has ended.")
         used = InUse("A job was given this model, or another model was made from it.")
@@ -90,8 +90,7 @@ async def remove(caller: Caller, model_id: UUID) -> None:
     await remove_bytes(caller.services.blobs, removed)
 
 
-async def _existing(models: ModelRepository, model_id: UUID) -> ModelRow:
-    row = await models.get(model_id)
+def _existing(row: ModelRow | None) -> ModelRow:
     if row is None:
         raise NotFound("There is no such model.")
     return row

@@ -11,6 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.health.metrics import Metrics
 from app.problems import InternalError
 
+CLIENT_LEFT = 499
+
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +46,7 @@ class Boundary:
             await response(scope, receive, tagged)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
-            self.metrics.request(scope["method"], route, status, time.perf_counter() - started)
+            self.metrics.request(scope["method"], route, status or CLIENT_LEFT, time.perf_counter() - started)
 
 
 def _request_id(scope: Scope) -> str:

@@ -1,6 +1,7 @@
 """Types of fields that many requests and answers share."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -43,6 +44,9 @@ DatasetId = Annotated[UUID, Prefixed(ids.DATASET, "dataset")]
 JobId = Annotated[UUID, Prefixed(ids.JOB, "job")]
 ComparisonId = Annotated[UUID, Prefixed(ids.COMPARISON, "comparison")]
 KeyId = Annotated[UUID, Prefixed(ids.KEY, "key")]
+
+Timestamp = Annotated[datetime, AfterValidator(lambda value: value.astimezone(UTC))]
+"""Always shown in UTC, whatever time zone the database session has."""
 
 Text = Annotated[str, AfterValidator(storable)]
 Name = Annotated[Text, Field(min_length=1, max_length=255)]

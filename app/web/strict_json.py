@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from app.problems import FieldError, Invalid, MalformedRequest, TooLarge
+from app.problems import FieldError, Invalid, MalformedRequest, TooLarge, UnsupportedFormat
 
 MAX_BYTES = 1 << 20
 
@@ -20,6 +20,8 @@ class StrictRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            if self.body_field is not None and not _is_json(request.headers.get("content-type", "")):
+                raise UnsupportedFormat("The body must be JSON: send `Content-Type: application/json`.")
             return await handler(StrictRequest(request.scope, request.receive))
 
         return handle
@@ -46,6 +48,11 @@ class StrictRequest(Request):
             raise MalformedRequest(f"The body is not JSON: {error}") from None
         _check_strings(parsed, "")
         return parsed
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 def storable(text: str) -> str:

@@ -44,6 +44,7 @@ async def received(request: Request, caller: Caller) -> AsyncIterator[BlobWriter
 
     Raises TooLarge, EmptyBody, DigestMismatch, MalformedRequest or StorageFull.
     """
+    _check_raw(request)
     limit = caller.services.settings.max_upload_bytes
     expected = _announced_digest(request)
     length = _announced_length(request, limit)
@@ -62,6 +63,13 @@ async def received(request: Request, caller: Caller) -> AsyncIterator[BlobWriter
                 await to_thread.run_sync(writer.__exit__, None, None, None)
     except StorageFullError:
         raise StorageFull("There is no room for this file on the server.") from None
+
+
+def _check_raw(request: Request) -> None:
+    if request.headers.get("content-type", "").lower().startswith("multipart/"):
+        raise UnsupportedFormat("Send the file's bytes as the body, without a form: `curl --data-binary @FILE`.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedFormat("Send the file's bytes as they are, without Content-Encoding.")
 
 
 async def _store_body(request: Request, writer: BlobWriter, limit: int) -> None:

@@ -1,5 +1,6 @@
 """A job from queued to its end, as a client sees it, with a worker played by SQL."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -45,6 +46,19 @@ async def test_a_job_that_succeeds(client: httpx.AsyncClient, uploads: Uploads, 
     listed = (await client.get("/v1/jobs")).json()["items"]
     assert listed[0]["result"] == done["result"]
     assert "report" not in listed[0]
+
+
+async def test_times_are_utc(client: httpx.AsyncClient, uploads: Uploads, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER ROLE CURRENT_USER SET TimeZone = 'Asia/Kolkata'")
+    try:
+        job = await uploads.job()
+        assert job["created_at"].endswith("Z")
+        created = datetime.fromisoformat(job["created_at"])
+        assert abs((datetime.now(UTC) - created).total_seconds()) < 60
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("ALTER ROLE CURRENT_USER RESET TimeZone")
 
 
 async def test_a_job_that_fails_says_why_as_a_problem(

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from app.db.tables import Job
-from app.jobs import material
+from app.jobs import material, service
 from modelpress.models import ModelSpec, ModelStats, Signature, TensorSpec
 from modelpress.steps import STEPS
 from tests.service.as_worker import Worker
@@ -246,6 +246,33 @@ class TestIdempotency:
         model = await Uploads(stranger, worker).model()
         theirs = await stranger.post("/v1/jobs", json={"model": model, "recipe": HALF}, headers=headers)
         assert ours.json()["id"] != theirs.json()["id"]
+
+
+@pytest.mark.parametrize("sent", ["application/x-www-form-urlencoded", "text/plain", "jsonish", ""])
+async def test_a_body_that_does_not_say_that_it_is_json(client: httpx.AsyncClient, sent: str) -> None:
+    answer = await client.post("/v1/jobs", content=b"{}", headers={"Content-Type": sent})
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_format")
+
+
+async def test_a_model_that_is_removed_while_a_job_is_posted(
+    client: httpx.AsyncClient, uploads: Uploads, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the checks and the insertion, as the worst client would time it."""
+    model, dataset = await uploads.model(), await uploads.dataset(UNLABELLED)
+    plan = service.plan
+
+    async def plan_then_lose(*arguments: Any) -> Any:
+        planned = await plan(*arguments)
+        assert (await client.delete(lost)).status_code == 204
+        return planned
+
+    monkeypatch.setattr(service, "plan", plan_then_lose)
+    request = {"model": model, "recipe": HALF, "data": {"calibrate": dataset}}
+    for lost in (f"/v1/datasets/{dataset}", f"/v1/models/{model}"):
+        answer = await client.post("/v1/jobs", json=request)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), lost
+        request["data"] = {}
+    assert jobs(engine) == 0
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,15 @@ async def test_other_files_are_refused(client: httpx.AsyncClient, url: str, acce
     assert accepted in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("header", [{"Content-Type": "multipart/form-data; boundary=x"}, {"Content-Encoding": "gzip"}])
+async def test_only_the_files_own_bytes_are_taken(
+    client: httpx.AsyncClient, engine: Engine, header: dict[str, str]
+) -> None:
+    answer = await client.post("/v1/models?filename=a.onnx", content=CONTENT, headers=header)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_format")
+    assert rows(engine)["blobs"] == 0
+
+
 @pytest.mark.parametrize("query", ["filename=a%00.onnx", "filename=a.onnx&name=%00", "filename=.onnx", "name=x", ""])
 async def test_names_that_cannot_be_stored_are_refused(client: httpx.AsyncClient, query: str) -> None:
     answer = await client.post(f"/v1/models?{query}", content=CONTENT)
