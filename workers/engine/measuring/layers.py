@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from modelpress.report import LayerReport
 from workers.engine.graph import Graph, Layer
+
+AT_ONCE = 1 << 20
 
 
 def layer_table(original: Graph, result: Graph, untouched: dict[str, str]) -> tuple[LayerReport, ...]:
@@ -47,8 +51,15 @@ def _snr(before: dict[str, Tensor], after: dict[str, Tensor]) -> float | None:
     """None where nothing changed, or where the shapes did, so that there is nothing to subtract."""
     if set(before) != set(after) or any(before[name].shape != after[name].shape for name in before):
         return None
-    signal = sum(float(weight.double().square().sum()) for weight in before.values())
-    noise = sum(float((before[name].double() - after[name].double()).square().sum()) for name in before)
-    if noise == 0 or signal == 0:
-        return None
-    return float(10 * torch.log10(torch.tensor(signal / noise, dtype=torch.float64)))
+    powers = [_powers(before[name], after[name]) for name in before]
+    signal, noise = (sum(power) for power in zip(*powers, strict=True))
+    return None if noise == 0 or signal == 0 else 10 * math.log10(signal / noise)
+
+
+def _powers(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """Of the signal and of the noise, summed in double precision, some values at a time."""
+    signal = noise = 0.0
+    for was, now in zip(before.flatten().split(AT_ONCE), after.flatten().split(AT_ONCE), strict=True):
+        signal += float(was.double().square().sum())
+        noise += float((was.double() - now.double()).square().sum())
+    return signal, noise
