@@ -15,6 +15,8 @@ from types import FrameType
 from typing import NoReturn
 
 import httpx
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from sqlalchemy.exc import OperationalError
 
 from app.auth_keys import new_key
@@ -48,8 +50,15 @@ def run(host: str, port: int) -> None:
                 watch_over(start(stack, settings, host, port))
     except Stopped:
         say("Stopped.")
+    except ValidationError as error:
+        sys.exit(f"Modelpress did not start: {'; '.join(map(wrong_setting, error.errors()))}")
     except StartError as error:
         sys.exit(f"Modelpress did not start: {error}")
+
+
+def wrong_setting(error: ErrorDetails) -> str:
+    name = str(error["loc"][0]).upper()
+    return f"{name if name.endswith('_URL') else f'MODELPRESS_{name}'}: {error['msg']}"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, make_url, text
 from app.db.migrate import upgrade
 from app.db.session import make_engine, normalise
 from app.db.tables import Base
+from workers.reconciler import LEADER
 
 # every constraint and index as PostgreSQL itself writes it down: alembic does not compare CHECKs
 DEFINITIONS = """
@@ -75,6 +76,12 @@ def test_many_processes_may_start_on_an_empty_database_at_once(empty_database_ur
     assert failures == []
     with psycopg.connect(empty_database_url) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+
+
+def test_a_leading_reconciler_does_not_hold_up_a_migration(database_url):
+    with psycopg.connect(database_url) as leader:
+        leader.execute("SELECT pg_advisory_lock(%s)", [LEADER])
+        upgrade(f"{database_url}?options=-clock_timeout%3D5s")
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])

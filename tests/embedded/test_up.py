@@ -60,14 +60,15 @@ class Up:
     def processes(self) -> dict[int, str]:
         return {pid: command(pid) for pid in descendants(self.process.pid)}
 
-    def find(self, word: str) -> int:
-        return next(pid for pid, line in self.processes().items() if word in line)
+    def find(self, word: str) -> set[int]:
+        return {pid for pid, line in self.processes().items() if word in line}
 
     def with_runners(self) -> set[int]:
-        """All its processes, once the worker has runners that wait for work: at least one below its zygote."""
-        wait_until(lambda: any("workers.zygote" in line for line in self.processes().values()), 60)
-        zygote = self.find("workers.zygote")
-        wait_until(lambda: descendants(zygote), 60)
+        """All its processes, once the worker has runners that wait for work: something below its zygote."""
+        try:
+            wait_until(lambda: any(map(descendants, self.find("workers.zygote"))), 90)
+        except AssertionError:
+            raise AssertionError((self.home / "logs" / "worker.log").read_text()[-2000:]) from None
         return descendants(self.process.pid)
 
 
@@ -143,9 +144,11 @@ def test_a_second_start_is_refused_in_a_sentence(running):
 
 def test_a_part_that_crashes_is_started_again(running):
     for part in ("uvicorn", "workers.reconciler", "celery", "redis-server", "bin/postgres"):
-        victim = running.find(part)
-        os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: any(part in line and pid != victim for pid, line in running.processes().items()))  # noqa: B023 - called here
+        victims = running.find(part)
+        assert victims
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: running.find(part) - victims)  # noqa: B023 - called here
         wait_until(running.ready)
 
 
@@ -176,3 +179,10 @@ def test_a_database_that_does_not_answer_is_said_so(home):
     assert process.returncode == 1
     assert "Modelpress did not start: the database does not answer" in said
     assert "Traceback" not in said
+
+
+def test_a_setting_that_is_wrong_is_named(home):
+    process = launch(home, MODELPRESS_SECRET="short")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said == "Modelpress did not start: MODELPRESS_SECRET: String should have at least 32 characters\n"
