@@ -20,6 +20,13 @@ class Distillation(TrainingStep):
 
     needs: ClassVar[Data] = Data.UNLABELLED
     after: ClassVar[frozenset[str]] = frozenset(
-        {"magnitude_pruning", "distillation", "fine_tuning", "static_quantization", "dynamic_quantization"}
+        {
+            "magnitude_pruning",
+            "distillation",
+            "fine_tuning",
+            "static_quantization",
+            "dynamic_quantization",
+            "half_precision",
+        }
     )
     paper: ClassVar[str] = "Hinton et al., 2015, arXiv:1503.02531"

@@ -11,6 +11,13 @@ class FineTuning(TrainingStep):
 
     needs: ClassVar[Data] = Data.TRAIN
     after: ClassVar[frozenset[str]] = frozenset(
-        {"magnitude_pruning", "distillation", "fine_tuning", "static_quantization", "dynamic_quantization"}
+        {
+            "magnitude_pruning",
+            "distillation",
+            "fine_tuning",
+            "static_quantization",
+            "dynamic_quantization",
+            "half_precision",
+        }
     )
     paper: ClassVar[str] = "Han et al., 2015, arXiv:1506.02626"

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that all of PyTorch's us
 from torch import Tensor
 
 from workers.engine.errors import InvalidDataError
-from workers.engine.losses import Scores, class_axis, logits, scores_of
+from workers.engine.losses import Scores, as_rows, class_axis, logits, scores_of
 
 IGNORED = -100
 """A class index that counts for nothing, such as padding: PyTorch's own convention."""
@@ -33,14 +33,17 @@ class Target:
     """
 
     def __init__(self, answers: Tensor, labels: Tensor, classification: bool) -> None:
+        answers = as_rows(answers)
         self.axis, self.form = class_axis(answers), Form.VALUES
         self.scores = Scores.LOGITS
         if not classification:
             return
         single = answers.shape[self.axis] == 1
-        if labels.shape == answers.shape or (single and labels.numel() == answers.numel()):
+        if single and labels.numel() == answers.numel():
+            self.form = Form.INDEPENDENT
+        elif labels.shape == answers.shape:
             sums = labels.sum(self.axis, dtype=torch.float32)
-            one_each = not single and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
+            one_each = torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
             self.form = Form.DISTRIBUTION if one_each else Form.INDEPENDENT
         else:
             self.form = Form.CLASSES
@@ -49,6 +52,7 @@ class Target:
 
     def loss(self, answers: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy, or the mean squared error of a regression. Raises InvalidDataError for impossible labels."""
+        answers = as_rows(answers)
         labels = self._fitted(labels, answers)
         if self.form is Form.VALUES:
             return F.mse_loss(answers, labels)
@@ -59,6 +63,7 @@ class Target:
 
     def figures(self, answers: Tensor, labels: Tensor) -> dict[str, float]:
         """Accuracy over all that counts, or the mean absolute error of a regression."""
+        answers = as_rows(answers)
         labels = self._fitted(labels, answers)
         if self.form is Form.VALUES:
             return {"mae": float((answers - labels).abs().mean())}

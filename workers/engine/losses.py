@@ -37,6 +37,17 @@ def class_axis(answers: Tensor) -> int:
     return 1 if answers.ndim >= 4 else answers.ndim - 1
 
 
+def as_rows(answers: Tensor) -> Tensor:
+    """(N,) as (N, 1): one answer an example is a row of one."""
+    return answers.unsqueeze(-1) if answers.ndim == 1 else answers
+
+
+def spread_of(answers: Tensor) -> float:
+    """The variance of a teacher's answers, the unit of squared errors; their square where they never differ."""
+    variance, size = float(answers.var(correction=0)), float(answers.square().mean())
+    return variance if variance > 1e-8 * size else size or 1.0
+
+
 def logits(answers: Tensor, scores: Scores) -> Tensor:
     """Undo the softmax or sigmoid that the model ends in (up to a constant, which no loss here sees)."""
     if scores is Scores.LOGITS:

@@ -8,9 +8,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from workers.engine.batching import Batch
 from workers.engine.context import Batches, Graphlike
 from workers.engine.graph import Graph
-from workers.engine.training import Batch
 
 CACHED_BYTES = 256 << 20
 """The answers are kept between epochs where all of them fit into this."""
@@ -40,7 +40,7 @@ class Teacher:
             self.graph.module.to(self._home)
 
     @torch.no_grad()
-    def ask(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def ask(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self.graph:
             return self.graph(*inputs)
         return tuple(answer.to(self._device) for answer in self._source(*(x.cpu() for x in inputs)))
@@ -49,7 +49,7 @@ class Teacher:
         """For these examples; from the cache where it knows all of them."""
         if self._cache and bool(self._known[batch.indices].all()):
             return tuple(kept[batch.indices].to(self._device) for kept in self._cache)
-        answers = self.ask(batch.inputs)
+        answers = self.ask(*batch.inputs)
         if self._cached:
             self._remember(batch.indices, answers)
         return answers

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,28 +18,23 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from modelpress.steps.training import TrainingStep
+from workers.engine.batching import Batch, batch_of, fixed_batch, training_data, whole
 from workers.engine.context import Batches, Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
 
 EVALUATION_BATCH = 256
-PROBED = 256
 GRADIENT_NORM = 1.0
 WARM_UP = 0.15
 """Share of the schedule in which the learning rate rises."""
 REPORT_EVERY = 0.5
 """Seconds between two progress messages."""
-STATISTICS_EXAMPLES = 2000
-"""With fewer examples than this, batch norms keep the statistics they came with."""
+STATISTICS_BATCH = 16
+"""With smaller batches than this, batch norms keep the statistics they came with.
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Examples on the training device. `indices` (on the CPU) say which of the dataset they are."""
-
-    inputs: tuple[Tensor, ...]
-    labels: Tensor | None
-    indices: Tensor
+With larger ones they learn new ones: after pruning a ResNet by 70 % that halved the KL that was left after 50 updates, be
+it on 64 examples or on 2,000; after 300 updates it made no difference.
+"""
 
 
 class Objective(Protocol):
@@ -85,45 +80,15 @@ class Outcome:
 
 
 def train(graph: Graph, objective: Objective, options: TrainingStep, context: Context) -> Outcome:
-    """Train the graph in place; it comes back in eval mode and on the device it was on.
+    """Train the graph in place; it is on `context.device` and comes back in eval mode.
 
-    Raises StepError without training data, and where the loss stops being a number.
+    Raises StepError without training data, without memory, and where the loss stops being a number.
     """
-    return _Training(graph, objective, options, context, training_data(context)).run()
-
-
-def training_data(context: Context) -> Batches:
-    if context.train is None or context.train.examples < 2:
-        raise StepError("training needs data: send a dataset of at least two examples as data.train")
-    return context.train
-
-
-def labels_of(batch: Batch) -> Tensor:
-    if batch.labels is None:
-        raise StepError("labels are needed and the training data has none: name them in task.label")
-    return batch.labels
-
-
-def probe_of(data: Batches, context: Context) -> Batch:
-    """Some examples by which the kind and the spread of a model's answers are judged."""
-    order = torch.randperm(data.examples, generator=torch.Generator().manual_seed(context.seed))
-    return batch_of(data, order[:PROBED], context.device)
-
-
-def batch_of(data: Batches, indices: Tensor, device: torch.device) -> Batch:
-    inputs, labels = data.take(indices)
-    return Batch(tuple(x.to(device) for x in inputs), None if labels is None else labels.to(device), indices)
-
-
-@contextmanager
-def on_device(graph: Graph, device: torch.device) -> Iterator[None]:
-    """The graph on this device, and back where it was."""
-    home = next((parameter.device for parameter in graph.module.parameters()), device)
-    graph.module.to(device)
+    training = _Training(graph, objective, options, context, training_data(context))
     try:
-        yield
-    finally:
-        graph.module.to(home)
+        return training.run()
+    except torch.OutOfMemoryError as error:
+        raise StepError(f"the GPU's memory is too small: choose a batch_size below {options.batch_size}") from error
 
 
 class _Training:
@@ -135,9 +100,13 @@ class _Training:
         shuffled = torch.randperm(data.examples, generator=self.order)
         held = min(int(data.examples * options.validation), data.examples - 2)
         self.held_out, self.examples = shuffled[:held], shuffled[held:]
+        self.size = fixed_batch(graph, context)
+        if self.size:
+            self.examples = whole(self.examples, self.size)
+            self.held_out = whole(self.held_out, self.size)
         self.began = self.reported = time.monotonic()
         self.limit = min(context.deadline, self.began + (options.seconds or math.inf)) - self.began
-        self.batches = max(1, len(self.examples) // options.batch_size)
+        self.batches = max(1, len(self.examples) // max(options.batch_size, self.size or 0))
         self.total = self.batches * options.epochs
         self.outcome = Outcome()
         self.best: dict[str, Tensor] | None = None
@@ -151,8 +120,7 @@ class _Training:
         try:
             for parameter in trained:
                 parameter.requires_grad_(True)
-            with on_device(self.graph, self.context.device):
-                self._train([*trained, *self.objective.parameters()])
+            self._train([*trained, *self.objective.parameters()])
         finally:
             module.eval()
             for parameter, required in zip(trained, before, strict=True):
@@ -185,22 +153,22 @@ class _Training:
             self.graph.module.load_state_dict(self.best)
 
     def _update(self, indices: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> float:
-        batch = self._batch(indices)
         optimizer.zero_grad(set_to_none=True)
-        with parametrize.cached():
-            with self._precision():
-                outputs = self.graph(*batch.inputs)
-            loss = self.objective.loss(_float(outputs), batch)
-        value = float(loss.detach())
-        if not math.isfinite(value):
+        total = 0.0
+        for part in indices.split(self.size or len(indices)):
+            batch, share = batch_of(self.data, part, self.context.device), len(part) / len(indices)
+            with parametrize.cached():
+                loss = self.objective.loss(self._forward(batch), batch) * share
+            loss.backward()
+            total += float(loss.detach())
+        norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
+        if not math.isfinite(total) or not bool(norm.isfinite()):
             raise StepError(
-                f"the training loss became {value} after {self.outcome.steps} updates: "
+                f"the training became unstable (loss {total:g}) after {self.outcome.steps} updates: "
                 f"choose a learning_rate below {self.options.learning_rate:g}"
             )
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
         optimizer.step()
-        return value
+        return total
 
     @torch.no_grad()
     def _validate(self, epoch: int) -> float:
@@ -211,17 +179,17 @@ class _Training:
         self.graph.module.eval()
         loss, figures = 0.0, dict[str, float]()
         with parametrize.cached():
-            for indices in self.held_out.split(EVALUATION_BATCH):
-                batch, share = self._batch(indices), len(indices) / len(self.held_out)
-                with self._precision():
-                    outputs = self.graph(*batch.inputs)
-                loss += share * float(self.objective.loss(_float(outputs), batch))
-                for name, value in self.objective.figures(_float(outputs), batch).items():
+            for indices in self.held_out.split(self.size or EVALUATION_BATCH):
+                batch, share = batch_of(self.data, indices, self.context.device), len(indices) / len(self.held_out)
+                outputs = self._forward(batch)
+                loss += share * float(self.objective.loss(outputs, batch))
+                for name, value in self.objective.figures(outputs, batch).items():
                     figures[name] = figures.get(name, 0.0) + share * value
         shown = {"validation_loss": loss} | {f"validation_{name}": value for name, value in figures.items()}
         self.context.metric({"epoch": float(epoch)} | shown)
         if epoch == 0:
             self.outcome.started_at = loss
+        loss = math.inf if math.isnan(loss) else loss
         if loss < self.outcome.loss or self.best is None:
             self.outcome.loss, self.outcome.figures, self.outcome.kept_start = loss, figures, epoch == 0
             self.best = {name: value.clone() for name, value in self.graph.module.state_dict().items()}
@@ -233,7 +201,7 @@ class _Training:
         Everything else is in train mode, which recurrent layers on CUDA need for their gradients.
         """
         self.graph.module.train()
-        still = len(self.examples) < STATISTICS_EXAMPLES
+        still = min(len(self.examples), self.size or self.options.batch_size) < STATISTICS_BATCH
         for module in self.graph.module.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd) or (  # noqa: SLF001 (the base has no public name)
                 still and isinstance(module, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001
@@ -243,15 +211,18 @@ class _Training:
     def _shuffled(self) -> Iterator[Tensor]:
         """The training examples in a new order, in even batches: no rest of one that a batch norm could not take."""
         order = self.examples[torch.randperm(len(self.examples), generator=self.order)]
-        yield from torch.tensor_split(order, self.batches)
+        if self.size is None:
+            yield from torch.tensor_split(order, self.batches)
+        else:
+            groups = torch.tensor_split(order.view(-1, self.size), self.batches)
+            yield from (group.flatten() for group in groups)
 
-    def _batch(self, indices: Tensor) -> Batch:
-        return batch_of(self.data, indices, self.context.device)
-
-    def _precision(self) -> AbstractContextManager[object]:
-        if self.context.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.autocast("cuda", torch.bfloat16)
-        return nullcontext()
+    def _forward(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The outputs, all floats in 32 bits; on a GPU that computes in bfloat16, products are."""
+        cuda = self.context.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
+            outputs = self.graph(*batch.inputs)
+        return tuple(output.float() if output.is_floating_point() else output for output in outputs)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.began
@@ -278,7 +249,3 @@ def one_cycle(fraction: float) -> float:
     if fraction < WARM_UP:
         return 0.04 + 0.96 * (1 - math.cos(math.pi * fraction / WARM_UP)) / 2
     return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (fraction - WARM_UP) / (1 - WARM_UP))) / 2
-
-
-def _float(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(output.float() if output.is_floating_point() else output for output in outputs)

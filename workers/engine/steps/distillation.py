@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from modelpress.steps.distillation import Distillation
+from workers.engine.batching import Batch, answers, fixed_batch, labels_of, on_device, probe_of, training_data
 from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.features import FeatureMatching
@@ -15,16 +17,18 @@ from workers.engine.graph import Graph
 from workers.engine.labels import Target
 from workers.engine.losses import (
     Scores,
+    as_rows,
     class_axis,
     decided,
     logits,
     scores_of,
     softened_bce,
     softened_kl,
+    spread_of,
 )
 from workers.engine.steps import applies
 from workers.engine.teaching import Teacher
-from workers.engine.training import Batch, Outcome, labels_of, on_device, probe_of, train, training_data
+from workers.engine.training import Outcome, train
 
 
 @applies(Distillation)
@@ -43,15 +47,16 @@ def distil(step: Distillation, graph: Graph, context: Context) -> Outcome:
     with ExitStack() as stack:
         stack.enter_context(on_device(graph, context.device))
         teacher = stack.enter_context(Teacher(context.teacher, data, context.device, cached=not step.features))
-        probe = probe_of(data, context)
+        size = fixed_batch(graph, context)
+        probe = probe_of(data, context, size)
         features = None
         if step.features:
             if teacher.graph is None:
                 raise StepError("features: the teacher's inner results are out of reach; leave features out")
-            few = tuple(x[:2] if x.ndim else x for x in probe.inputs)
+            few = tuple(x[: size or 2] if x.ndim else x for x in probe.inputs)
             features = stack.enter_context(FeatureMatching(graph, teacher.graph, few))
             context.notes.append(f"the inner results of {features.layers} layers were matched too")
-        return train(graph, Imitation(step, context, teacher, features, probe), step, context)
+        return train(graph, Imitation(step, context, teacher, features, probe, size), step, context)
 
 
 class Imitation:
@@ -64,31 +69,35 @@ class Imitation:
         teacher: Teacher,
         features: FeatureMatching | None,
         probe: Batch,
+        size: int | None,
     ) -> None:
         self.step, self.teacher, self.features = step, teacher, features
         self.judged = context.output
         self.classification = context.task == "classification"
-        answers = teacher.ask(probe.inputs)
-        self.spread = {i: float(a.var()) for i, a in enumerate(answers) if a.is_floating_point() and a.numel() > 1}
+        probed = answers(teacher.ask, probe.inputs, size)
+        self.spread = {index: spread_of(found) for index, found in enumerate(probed) if found.is_floating_point()}
         if not self.spread:
             raise StepError("distillation needs an output of real numbers, and all of this model's are integers")
+        if not all(math.isfinite(spread) for spread in self.spread.values()):
+            raise StepError("the teacher answers NaN or infinity for some training data: look for such values there")
         self.scores = Scores.LOGITS
         self.axis = -1
         if self.judged not in self.spread:
             self.classification = False
         elif self.classification:
-            self.axis = class_axis(answers[self.judged])
-            self.scores = scores_of(answers[self.judged], self.axis)
+            rows = as_rows(probed[self.judged])
+            self.axis = class_axis(rows)
+            self.scores = scores_of(rows, self.axis)
         self.target = None
         if step.label_weight:
-            self.target = Target(answers[self.judged], labels_of(probe), self.classification)
+            self.target = Target(probed[self.judged], labels_of(probe), self.classification)
 
     def parameters(self) -> list[nn.Parameter]:
         return self.features.parameters() if self.features else []
 
     def loss(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
-        answers = self.teacher.answers(batch)
-        parts = [self._distance(i, outputs[i], answers[i].float()) for i in self.spread]
+        taught = self.teacher.answers(batch)
+        parts = [self._distance(i, outputs[i], taught[i].float()) for i in self.spread]
         loss = torch.stack(parts).sum()
         if self.features:
             loss = loss + self.features.loss()
@@ -99,8 +108,8 @@ class Imitation:
 
     def _distance(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:
         if index != self.judged or not self.classification:
-            return (student - teacher).square().mean() / max(self.spread[index], 1e-12)
-        student, teacher = logits(student, self.scores), logits(teacher, self.scores)
+            return (student - teacher).square().mean() / self.spread[index]
+        student, teacher = logits(as_rows(student), self.scores), logits(as_rows(teacher), self.scores)
         if self.scores is Scores.SIGMOIDS:
             return softened_bce(student, teacher, self.step.temperature)
         return softened_kl(student, teacher, self.step.temperature, self.axis)
@@ -108,6 +117,6 @@ class Imitation:
     def figures(self, outputs: tuple[Tensor, ...], batch: Batch) -> dict[str, float]:
         if not self.classification:
             return {}
-        mine, theirs = outputs[self.judged], self.teacher.answers(batch)[self.judged]
+        mine, theirs = as_rows(outputs[self.judged]), as_rows(self.teacher.answers(batch)[self.judged])
         same = decided(mine, self.axis, self.scores) == decided(theirs, self.axis, self.scores)
         return {"agreement": float(same.float().mean())}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from modelpress.steps.fine_tuning import FineTuning
+from workers.engine.batching import Batch, answers, fixed_batch, labels_of, on_device, probe_of, training_data
 from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
 from workers.engine.labels import Target
 from workers.engine.steps import applies
-from workers.engine.training import Batch, labels_of, on_device, probe_of, train, training_data
+from workers.engine.training import train
 
 
 @applies(FineTuning)
@@ -32,12 +32,12 @@ class Labels:
 
     def __init__(self, graph: Graph, context: Context) -> None:
         self.judged = context.output
-        probe = probe_of(training_data(context), context)
-        with torch.no_grad():
-            answers = graph(*probe.inputs)[self.judged]
-        if not answers.is_floating_point():
+        size = fixed_batch(graph, context)
+        probe = probe_of(training_data(context), context, size)
+        probed = answers(graph, probe.inputs, size)[self.judged]
+        if not probed.is_floating_point():
             raise StepError("fine_tuning needs an output of real numbers: name the class scores in task.output")
-        self.target = Target(answers, labels_of(probe), context.task == "classification")
+        self.target = Target(probed, labels_of(probe), context.task == "classification")
 
     def parameters(self) -> list[nn.Parameter]:
         return []

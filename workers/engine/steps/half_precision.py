@@ -44,7 +44,8 @@ def half_precision(step: HalfPrecision, graph: Graph, context: Context) -> Graph
     stored = 0
     for layer in layers:
         for name, weight in layer.weights.items():
-            reason = why_not(weight.detach(), dtype)
+            stored_bits = min((constraint.bits for constraint in layer.constraints(name)), default=32)
+            reason = why_not(weight.detach(), dtype, stored_bits)
             if reason:
                 context.untouched[layer.name] = reason
             else:
@@ -54,8 +55,12 @@ def half_precision(step: HalfPrecision, graph: Graph, context: Context) -> Graph
     return graph
 
 
-def why_not(weight: Tensor, dtype: torch.dtype) -> str | None:
-    """Why a weight cannot be stored in this dtype, or None where it can."""
+def why_not(weight: Tensor, dtype: torch.dtype, bits: float) -> str | None:
+    """Why a weight that takes so many bits now cannot be stored in this dtype, or None where it can."""
+    if bits < 32:
+        return f"it is stored in {bits:g} bits already"
+    if weight.dtype != torch.float32:
+        return f"its weights are {weight.dtype}, not float32".replace("torch.", "")
     if weight.ndim < 2:
         return "its weights are a vector: too small to be worth it"
     largest = float(weight.abs().max())

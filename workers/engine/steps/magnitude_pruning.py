@@ -23,6 +23,9 @@ SMALL = 16
 FLOOR = 0.02
 """One threshold for all layers leaves each this share of its weights at least: a layer of zeros ends a network."""
 
+ROUNDING = 1e-6
+"""A product of share and size this little above a whole number is meant to be one."""
+
 
 @dataclass(frozen=True)
 class Pruned:
@@ -67,25 +70,24 @@ def magnitude_pruning(step: MagnitudePruning, graph: Graph, context: Context) ->
 
 
 def prune(weights: list[Pruned], step: MagnitudePruning, share: float) -> None:
-    """Zero this share of the weights, to one value exactly; what is zero already counts."""
-    magnitudes = [weight.magnitude() for weight in weights]
-    allowed = magnitudes
+    """Zero this share of the weights, rounded up to a whole weight; what is zero already counts."""
+    scores = [weight.magnitude() for weight in weights]
     if step.pattern == "2:4":
-        allowed = [losers(m, weight.input_axis) for m, weight in zip(magnitudes, weights, strict=True)]
+        scores = [losers(score, weight.input_axis) for score, weight in zip(scores, weights, strict=True)]
+    elif step.scope == "global":
+        scores = [spared(score, min(FLOOR, (1 - share) / 2)) for score in scores]
     if step.scope == "layer":
-        kept = [kept for scores in allowed for kept in without_smallest([scores], share)]
+        kept = [kept for score in scores for kept in without_smallest([score], share)]
     else:
-        floor = min(FLOOR, (1 - share) / 2)
-        spared = [without_smallest([m], 1 - max(floor, 1 / m.numel()))[0] for m in magnitudes]
-        kept = without_smallest([a.masked_fill(s, math.inf) for a, s in zip(allowed, spared, strict=True)], share)
+        kept = without_smallest(scores, share)
     for weight, keep in zip(weights, kept, strict=True):
         weight.keep(keep)
 
 
 def without_smallest(scores: list[Tensor], share: float) -> list[Tensor]:
-    """Masks of what stays when this share of all scores, the smallest, goes; of equal ones the first go."""
+    """Masks of what stays when at least this share of all scores, the smallest, goes; of equal ones the first go."""
     flat = torch.cat([tensor.flatten() for tensor in scores])
-    going = round(share * flat.numel())
+    going = math.ceil(share * flat.numel() - ROUNDING)
     keep = torch.ones_like(flat, dtype=torch.bool)
     if going:
         threshold = flat.kthvalue(going).values
@@ -96,10 +98,16 @@ def without_smallest(scores: list[Tensor], share: float) -> list[Tensor]:
     return [part.view_as(tensor) for part, tensor in zip(parts, scores, strict=True)]
 
 
+def spared(magnitude: Tensor, share: float) -> Tensor:
+    """The magnitudes; those of the largest, this share and one at least, are infinite."""
+    (largest,) = without_smallest([magnitude], 1 - max(share, 1 / magnitude.numel()))
+    return magnitude.masked_fill(largest, math.inf)
+
+
 def losers(magnitude: Tensor, axis: int) -> Tensor:
     """The magnitudes of the two smallest of every four along the axis; all others are infinite."""
     groups = magnitude.movedim(axis, -1).unflatten(-1, (-1, 4))
-    order = groups.argsort(-1, descending=True, stable=True)
+    order = groups.argsort(dim=-1, descending=True, stable=True)
     return groups.scatter(-1, order[..., :2], math.inf).flatten(-2).movedim(-1, axis)
 
 

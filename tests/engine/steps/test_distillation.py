@@ -1,0 +1,199 @@
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from tests.engine.steps.nets import (
+    KINDS,
+    Examples,
+    accuracy,
+    apply,
+    context_for,
+    data_of,
+    exported,
+    outputs,
+    share_of_zeros,
+    trained,
+    weights,
+    zeros,
+)  # fmt: skip
+from workers.engine.errors import StepError
+from workers.engine.writers.onnx import write_onnx
+
+PRUNED = {"step": "magnitude_pruning", "sparsity": 0.8, "scope": "layer"}
+
+
+def agreement(graph, teacher, kind):
+    x = data_of(kind, "test").inputs
+    one, other = (outputs(write_onnx(net), x).argmax(-1) for net in (graph, teacher))
+    return float((one == other).mean())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pruned_net_learns_to_answer_as_the_original_does_without_labels(kind):
+    context = context_for(kind, train="unlabelled")
+    pruned = apply(trained(kind), context, PRUNED)
+    before, places = agreement(pruned, trained(kind), kind), zeros(pruned)
+    graph = apply(pruned, context, {"step": "distillation", "epochs": 4, "learning_rate": 3e-3})
+    after = agreement(graph, trained(kind), kind)
+    assert after > before + (1 - before) / 3
+    assert all(torch.equal(zeros(graph)[name], zero) for name, zero in places.items())
+    assert context.figures["validation_agreement"] == pytest.approx(after, abs=0.1)
+    assert not graph.module.training
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_bytes(kind):
+    def once(seed):
+        context = context_for(kind, train="unlabelled", seed=seed)
+        return write_onnx(apply(trained(kind), context, PRUNED, {"step": "distillation", "epochs": 1}))
+
+    assert once(0) == once(0)
+    assert once(0) != once(1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inner_results_are_matched_by_name(kind):
+    context = context_for(kind, train="unlabelled")
+    pruned = apply(trained(kind), context, PRUNED)
+    before = agreement(pruned, trained(kind), kind)
+    graph = apply(pruned, context, {"step": "distillation", "epochs": 4, "learning_rate": 3e-3, "features": True})
+    assert agreement(graph, trained(kind), kind) > before
+    assert any("inner results of" in note for note in context.notes)
+    assert not any(module._forward_hooks for module in graph.module.modules())
+
+
+class Narrow(nn.Module):
+    """The convolutional net with half the channels: same names, other widths."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, 2, 1)
+        self.conv1 = nn.Conv2d(8, 8, 3, 1, 1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.conv1(torch.relu(self.stem(x)))).mean((2, 3)))
+
+
+def test_a_student_of_another_width_learns_through_projections_that_are_thrown_away():
+    torch.manual_seed(0)
+    student = exported(Narrow(), data_of("convolutional").inputs[:2])
+    names = list(student.module.state_dict())
+    context = context_for("convolutional", train="unlabelled")
+    graph = apply(student, context, {"step": "distillation", "epochs": 8, "learning_rate": 1e-2, "features": True})
+    assert agreement(graph, trained("convolutional"), "convolutional") > 0.8
+    assert list(graph.module.state_dict()) == names
+
+
+def test_values_are_matched_by_squared_error():
+    context = context_for("attention", train="unlabelled", task="regression")
+    pruned = apply(trained("attention"), context, PRUNED)
+    x = data_of("attention", "test").inputs
+    wanted = outputs(write_onnx(trained("attention")), x)
+    before = ((outputs(write_onnx(pruned), x) - wanted) ** 2).mean() / wanted.var()
+    graph = apply(pruned, context, {"step": "distillation", "epochs": 4, "learning_rate": 3e-3})
+    after = ((outputs(write_onnx(graph), x) - wanted) ** 2).mean() / wanted.var()
+    assert after < before / 2
+    assert context.figures["validation_loss"] == pytest.approx(after, rel=0.5)
+
+
+class Softmaxed(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4), nn.Softmax(-1))
+
+
+def test_a_net_that_ends_in_a_softmax_is_taught_through_its_logits():
+    torch.manual_seed(0)
+    x = data_of("convolutional").inputs
+    teacher, student = (exported(Softmaxed(), x[:2]) for _ in range(2))
+    with torch.no_grad():
+        list(teacher.layers())[-1].module.weight.mul_(6)
+    context = context_for("convolutional", train="unlabelled", teacher=teacher)
+    before = agreement(student, teacher, "convolutional")
+    graph = apply(student, context, {"step": "distillation", "epochs": 25, "learning_rate": 1e-2})
+    assert agreement(graph, teacher, "convolutional") > before + 0.3
+
+
+def test_labels_mix_in_where_there_are_any():
+    context = context_for("recurrent")
+    graph = apply(trained("recurrent"), context, PRUNED, {"step": "distillation", "epochs": 4, "label_weight": 0.5})
+    assert accuracy(graph, "recurrent") > accuracy(apply(trained("recurrent"), context, PRUNED), "recurrent")
+    with pytest.raises(StepError, match="label_weight needs labels"):
+        apply(graph, context_for("recurrent", train="unlabelled"), {"step": "distillation", "label_weight": 0.5})
+
+
+def test_it_stops_when_its_seconds_are_over_and_keeps_the_best():
+    context = context_for("convolutional", train="unlabelled")
+    pruned = apply(trained("convolutional"), context, PRUNED)
+    began = time.monotonic()
+    apply(pruned, context, {"step": "distillation", "epochs": 1000, "seconds": 1.0})
+    assert time.monotonic() - began < 4
+    assert "stopped by the time limit" in context.notes[-1]
+
+
+def test_the_deadline_of_the_job_is_obeyed_too():
+    context = context_for("convolutional", train="unlabelled", deadline=time.monotonic() + 1.0)
+    apply(trained("convolutional"), context, PRUNED, {"step": "distillation", "epochs": 1000})
+    assert time.monotonic() - context.deadline < 3
+
+
+def test_weights_that_were_best_before_stay():
+    context = context_for("convolutional", train="unlabelled")
+    graph = apply(trained("convolutional"), context, {"step": "distillation", "epochs": 1})
+    assert "left as they were" in context.notes[-1]
+    untouched = weights(trained("convolutional"))
+    assert all(torch.equal(weight, untouched[name]) for name, weight in weights(graph).items())
+
+
+def test_a_loss_that_explodes_says_what_to_change():
+    graph = trained("attention")
+    context = context_for("attention", train="unlabelled")
+    with torch.no_grad():
+        list(graph.layers())[-1].module.weight.mul_(1e38)
+    with pytest.raises(StepError, match="learning_rate below"):
+        apply(graph, context, {"step": "distillation", "learning_rate": 1.0})
+
+
+def test_progress_and_figures_are_told_while_it_runs():
+    told, figures = [], []
+    context = context_for(
+        "attention", train="unlabelled", progress=lambda *told_: told.append(told_), metric=figures.append
+    )
+    apply(trained("attention"), context, PRUNED, {"step": "distillation", "epochs": 10, "seconds": 3})
+    assert told
+    assert all(0 <= fraction <= 1 and "epoch" in message for fraction, message in told)
+    assert any({"epoch", "loss", "learning_rate"} <= told_.keys() for told_ in figures)
+    assert "validation_agreement" in figures[-1]
+
+
+def test_a_model_that_takes_one_example_at_a_time_is_trained_all_the_same():
+    torch.manual_seed(0)
+    fixed = exported(Batched(), data_of("convolutional").inputs[:1], batch=1)
+    assert fixed.inputs[0].shape[0] == 1
+    few = Examples(data_of("convolutional").inputs[:200])
+    context = context_for("convolutional", train=few, teacher=fixed.copy())
+    pruned = apply(fixed, context, PRUNED)
+    apply(pruned, context, {"step": "distillation", "epochs": 2, "batch_size": 16, "learning_rate": 3e-3})
+    assert context.figures["updates"] == 2 * (180 // 16)
+    assert "left as they were" not in context.notes[-1]
+    assert share_of_zeros(pruned) == pytest.approx(0.8, abs=0.01)
+
+
+class Batched(nn.Module):
+    """Its view knows one batch size only."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(64, 32)
+        self.norm = nn.BatchNorm1d(32)
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.norm(self.first(x.view(1, 64)))))
+
+
+def test_without_data_it_says_what_to_send():
+    with pytest.raises(StepError, match=r"data\.train"):
+        apply(trained("attention"), context_for("attention", train=None), {"step": "distillation"})

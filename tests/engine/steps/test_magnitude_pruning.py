@@ -1,0 +1,123 @@
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from modelpress.steps import MagnitudePruning
+from tests.engine.steps.nets import KINDS, accuracy, apply, context_for, share_of_zeros, trained, weights, zeros
+from workers.engine.errors import StepError
+from workers.engine.steps.magnitude_pruning import without_smallest
+
+
+def total(graph):
+    return sum(weight.numel() for weight in weights(graph).values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sparsity", [0.3, 0.7, 0.95])
+def test_one_threshold_for_all_layers_takes_the_smallest_weights_of_the_model(kind, sparsity):
+    before = weights(trained(kind))
+    graph = apply(trained(kind), context_for(kind), {"step": "magnitude_pruning", "sparsity": sparsity})
+    after = weights(graph)
+    assert share_of_zeros(graph) == pytest.approx(math.ceil(sparsity * total(graph)) / total(graph), abs=1e-12)
+    kept = {name: weight != 0 for name, weight in after.items()}
+    assert all(torch.equal(after[name][kept[name]], before[name][kept[name]]) for name in before)
+    largest_gone = max(before[name][~kept[name]].abs().max() for name in before if not kept[name].all())
+    for name, weight in before.items():
+        smaller = weight[kept[name]].abs() < largest_gone
+        # but for the few that keep a small layer alive
+        assert int(smaller.sum()) <= max(1, 0.02 * weight.numel()), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_layer_can_get_the_same_sparsity(kind):
+    step = {"step": "magnitude_pruning", "sparsity": 0.6, "scope": "layer"}
+    for name, zero in zeros(apply(trained(kind), context_for(kind), step)).items():
+        assert int(zero.sum()) == math.ceil(0.6 * zero.numel() - 1e-6), name
+
+
+def test_equal_weights_are_pruned_to_the_exact_number():
+    (keep,) = without_smallest([torch.ones(10, 10)], 0.37)
+    assert int((~keep).sum()) == 37
+    first, second = without_smallest([torch.tensor([1.0, 2.0, 2.0]), torch.tensor([2.0, 2.0, 3.0])], 0.5)
+    assert first.tolist() == [False, False, False]
+    assert second.tolist() == [True, True, True]
+
+
+def test_no_layer_loses_everything_to_a_common_threshold():
+    graph = trained("convolutional")
+    with torch.no_grad():
+        next(iter(graph.layers())).module.weight.mul_(1e-6)
+    pruned = apply(graph, context_for("convolutional"), {"step": "magnitude_pruning", "sparsity": 0.9})
+    assert share_of_zeros(pruned) >= 0.9
+    assert all(zero.float().mean() < 1 for zero in zeros(pruned).values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_of_four_along_the_inputs(kind):
+    context = context_for(kind)
+    before = weights(trained(kind))
+    graph = apply(trained(kind), context, {"step": "magnitude_pruning", "pattern": "2:4"})
+    for name, weight in weights(graph).items():
+        layer = name.rsplit(".", 1)[0]
+        axis = 2 if "weight_" in name else 1
+        if weight.shape[axis] % 4:
+            assert "fours" in context.untouched[layer]
+            assert torch.equal(weight, before[name])
+            continue
+        groups = weight.movedim(axis, -1).unflatten(-1, (-1, 4))
+        assert ((groups == 0).sum(-1) == 2).all(), name
+        largest = before[name].movedim(axis, -1).unflatten(-1, (-1, 4)).abs().topk(2, -1).values.sum(-1)
+        torch.testing.assert_close(groups.abs().sum(-1), largest)
+
+
+def test_pruning_again_counts_the_zeros_that_are_there():
+    context = context_for("convolutional")
+    half = apply(trained("convolutional"), context, {"step": "magnitude_pruning", "sparsity": 0.5})
+    first = zeros(half)
+    assert share_of_zeros(apply(half.copy(), context, {"step": "magnitude_pruning", "sparsity": 0.3})) == 0.5
+    more = apply(half, context, {"step": "magnitude_pruning", "sparsity": 0.8})
+    assert share_of_zeros(more) == pytest.approx(0.8, abs=1e-3)
+    assert all((zeros(more)[name] | ~zero).all() for name, zero in first.items())
+    assert all(len(layer.constraints("weight")) == 1 for layer in more.layers())
+
+
+def test_only_the_selected_layers_are_touched():
+    step = {"step": "magnitude_pruning", "sparsity": 0.5, "layers": {"include": ["conv*"], "exclude": ["conv2"]}}
+    context = context_for("convolutional")
+    graph = apply(trained("convolutional"), context, step)
+    assert [name for name, zero in zeros(graph).items() if zero.any()] == ["conv1.weight"]
+    assert context.figures["sparsity"] == 0.5
+
+
+def test_a_selection_of_nothing_names_the_layers_there_are():
+    step = {"step": "magnitude_pruning", "layers": {"include": ["layer9.*"]}}
+    with pytest.raises(StepError, match=r"layer9\.\*.*stem, conv1, conv2, head"):
+        apply(trained("convolutional"), context_for("convolutional"), step)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_cubic_schedule_reaches_its_sparsity_and_does_better_than_one_shot(kind):
+    step = {"step": "magnitude_pruning", "sparsity": 0.85}
+    told = []
+    context = context_for(kind, train="unlabelled", progress=lambda fraction, message: told.append((fraction, message)))
+    at_once = apply(trained(kind), context, step)
+    graph = apply(trained(kind), context, step | {"schedule": "cubic", "rounds": 3, "epochs": 2})
+    assert share_of_zeros(graph) == pytest.approx(0.85, abs=1e-3)
+    assert accuracy(graph, kind) > accuracy(at_once, kind)
+    assert [fraction for fraction, _ in told] == sorted(fraction for fraction, _ in told)
+    assert "round 3 of 3" in context.notes[-2] or "3 rounds" in context.notes[-2]
+
+
+def test_two_of_four_can_be_reached_gradually():
+    context = context_for("attention", train="unlabelled")
+    step = {"step": "magnitude_pruning", "pattern": "2:4", "schedule": "cubic", "rounds": 2}
+    graph = apply(trained("attention"), context, step)
+    for weight in weights(graph).values():
+        assert ((weight.unflatten(1, (-1, 4)) == 0).sum(-1) == 2).all()
+
+
+def test_two_of_four_has_one_sparsity():
+    with pytest.raises(ValidationError, match="half of the weights"):
+        MagnitudePruning(pattern="2:4", sparsity=0.7)
