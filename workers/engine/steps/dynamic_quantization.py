@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from modelpress.steps.dynamic_quantization import DynamicQuantization
@@ -12,8 +13,8 @@ from workers.engine.errors import StepError
 from workers.engine.graph import Graph, Layer
 from workers.engine.ops.convolution import Conv, ConvTranspose
 from workers.engine.quantization.calibration import Calibration
-from workers.engine.quantization.dynamic import become
 from workers.engine.quantization.grid import IntegerGrid, grid_of
+from workers.engine.quantization.leaves import become
 from workers.engine.quantization.nodes import calls_of
 from workers.engine.quantization.simulation import Simulation
 from workers.engine.quantization.storage import channel_axes, integer_form
@@ -68,6 +69,8 @@ def _why_not(step: DynamicQuantization, layer: Layer) -> str | None:
         return "not selected"
     if isinstance(layer.module, (Conv, ConvTranspose)):
         return "a convolution would get slower; static_quantization is for those"
+    if any(weight.dtype != torch.float32 for weight in layer.weights.values()):
+        return "its weights are not float32"
     if all(weight.dim() < 2 for weight in layer.weights.values()):
         return "its weights are a vector: too small to be worth it"
     if any(grid_of(layer.module, name) is not None for name in layer.weights):
