@@ -58,7 +58,9 @@ class Agreement(Strict):
 
     output: str
     n: int
-    top1: float | None = Field(None, description="share of examples with the same arg max, for class scores")
+    top1: float | None = Field(
+        None, description="share of the same arg max, for class scores; share of equal values, for whole numbers"
+    )
     cosine: float
     snr_db: float | None = Field(None, description="None: bit for bit the same")
     kl: float | None = Field(None, description="mean KL(original || result) of the softmax, nats")

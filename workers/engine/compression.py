@@ -13,11 +13,12 @@ from modelpress.models import ModelSpec
 from modelpress.report import LayerReport, Report, StepReport
 from modelpress.run import Compress, Event, ResultFile, RunResult
 from workers.engine.context import Batches
+from workers.engine.errors import InvalidModelError, UnusableResultError
 from workers.engine.inspection import differences, signature
 from workers.engine.measuring.environment import environment
 from workers.engine.measuring.figures import Conditions, Figures, Subject, measure
 from workers.engine.measuring.layers import layer_table
-from workers.engine.measuring.verdict import Evidence, judge
+from workers.engine.measuring.verdict import Answers, Evidence, judge
 from workers.engine.preparation import prepare
 from workers.engine.recipe import apply_recipe, check_recipe
 from workers.engine.reporter import Reporter
@@ -71,7 +72,10 @@ def _make(spec: Compress, run_dir: Path, reporter: Reporter) -> Made:
     result.write_bytes(write_onnx(applied.graph))
     if prepared.checked is not None:
         inputs = prepared.checked.inputs
-        answers = open_session(result, spec.limits.threads).run(arrays(inputs))
+        try:
+            answers = open_session(result, spec.limits.threads).run(arrays(inputs))
+        except InvalidModelError as refusal:
+            raise UnusableResultError(f"the compressed file was written, but {refusal}") from refusal
         for output, error in differences(applied.graph, inputs, answers).items():
             if error > TOLERANCE:
                 reporter.warn(
@@ -91,6 +95,13 @@ def _make(spec: Compress, run_dir: Path, reporter: Reporter) -> Made:
     )
 
 
+def _answers(conditions: Conditions) -> Answers:
+    task = conditions.task
+    if not conditions.signature.outputs[task.output].dtype.startswith(("float", "bfloat")):
+        return "choices"
+    return "scores" if task.class_axis is not None else "values"
+
+
 def _report(spec: Compress, made: Made, figures: Figures, reporter: Reporter) -> Report:
     task = made.conditions.task
     judged = made.conditions.signature.outputs[task.output].name
@@ -105,7 +116,7 @@ def _report(spec: Compress, made: Made, figures: Figures, reporter: Reporter) ->
             agreement=next((found for found in comparison.agreement if found.output == judged), None),
             made_up=figures.source == "synthetic",
             broken=comparison.broken,
-            classes=task.class_axis is not None,
+            answers=_answers(made.conditions),
         ),
         spec.request.targets,
     )

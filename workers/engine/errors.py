@@ -35,3 +35,9 @@ class DeadlineError(EngineError):
     """The job's budget of time ran out."""
 
     code = "deadline_exceeded"
+
+
+class UnusableResultError(EngineError):
+    """The compressed file does not run: a mistake of the engine's, not of the user's."""
+
+    code = "unusable_result"

@@ -37,7 +37,7 @@ GOOD = Evidence(
     agreement=agreement(0.99, 0.999),
     made_up=False,
     broken=0,
-    classes=True,
+    answers="scores",
 )
 
 
@@ -54,8 +54,9 @@ def test_a_good_result():
         ({"quality": quality(0.92, 0.80)}, "accuracy fell from 0.92 to 0.8 "),
         ({"quality": quality(1.0, 1.2, metric="mse")}, "mse rose from 1 to 1.2 "),
         ({"broken": 3}, "NaN, infinity or another shape for 3 example"),
-        ({"quality": None, "agreement": agreement(top1=0.9)}, "the original's class for only 90.0%"),
+        ({"quality": None, "agreement": agreement(top1=0.9)}, "as the original does for only 90.0%"),
         ({"quality": None, "agreement": agreement(cosine=0.97)}, "mean cosine 0.9700"),
+        ({"quality": None, "answers": "choices", "made_up": True, "agreement": agreement(top1=0.9)}, "for only 90.0%"),
         ({"quality": None, "made_up": True, "agreement": agreement(top1=0.9, cosine=0.5)}, "made-up inputs"),
     ],
 )
@@ -73,6 +74,8 @@ def test_a_ruined_model_is_degraded_and_says_so_first(change, sentence):
         {"quality": quality(0.9, 0.95)},  # better
         {"quality": quality(1.0, 0.9, metric="mse")},  # better
         {"agreement": agreement(top1=0.9)},  # labels know better
+        {"quality": None, "answers": "choices", "agreement": agreement(cosine=0.5)},  # class numbers have no angle
+        {"quality": None, "answers": "values", "agreement": agreement(top1=0.5)},
         {"quality": None, "made_up": True, "agreement": agreement(top1=0.9, cosine=0.99)},  # noise is no likeness
     ],
 )

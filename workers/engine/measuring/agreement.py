@@ -41,7 +41,11 @@ class AgreementMeter:
         if self.classes is not None and before.ndim > self.classes:
             self._add_scores(np.moveaxis(before, self.classes, -1), np.moveaxis(after, self.classes, -1))
         before, after = np.where(np.isfinite(before), before, 0), np.where(np.isfinite(after), after, 0)
-        self._add_values(before.reshape(len(before), -1), after.reshape(len(after), -1))
+        before, after = before.reshape(len(before), -1), after.reshape(len(after), -1)
+        if original.dtype.kind in "biu":
+            self._positions += before.size
+            self._same += int((before == after).sum())
+        self._add_values(before, after)
 
     def _add_values(self, before: NDArray, after: NDArray) -> None:
         difference = before - after
@@ -75,7 +79,7 @@ class AgreementMeter:
             top1=self._same / self._positions if self._positions else None,
             cosine=self._cosine / self.n,
             snr_db=None if snr is None else float(snr),
-            kl=max(0.0, self._divergence / self._positions) if self._positions else None,
+            kl=max(0.0, self._divergence / self._positions) if self._positions and self.classes is not None else None,
             max_abs=self._largest,
         )
 

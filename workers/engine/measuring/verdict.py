@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from modelpress.jobs import Metric, Targets
 from modelpress.report import Agreement, Latency, Quality, TargetOutcome, Verdict
@@ -22,6 +23,9 @@ NOISE = 0.03
 LEAST_SMALLER = 1.05
 """Original bytes / result bytes from which the file counts as smaller."""
 
+Answers = Literal["scores", "choices", "values"]
+"""Class scores; whole numbers, such as the class itself; any other numbers."""
+
 METRICS = {**CLASSIFICATION, **REGRESSION}
 
 
@@ -37,8 +41,8 @@ class Evidence:
     made_up: bool
     """Whether the agreement was measured on made-up inputs."""
     broken: int
-    classes: bool
-    """Whether the judged output holds class scores."""
+    answers: Answers
+    """What the judged output holds."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,12 @@ def _agreement(evidence: Evidence) -> list[str]:
     if evidence.quality is not None or agreement is None:
         return []
     where = f"{agreement.n} {'made-up inputs' if evidence.made_up else 'examples'}"
-    if evidence.classes and not evidence.made_up and agreement.top1 is not None and agreement.top1 < LEAST_TOP1:
-        return [f"the result picks the original's class for only {agreement.top1:.1%} of {where}"]
-    if agreement.cosine < (LEAST_COSINE_MADE_UP if evidence.made_up else LEAST_COSINE):
+    telling = evidence.answers == "choices" or (evidence.answers == "scores" and not evidence.made_up)
+    if telling and agreement.top1 is not None and agreement.top1 < LEAST_TOP1:
+        return [f"the result answers as the original does for only {agreement.top1:.1%} of {where}"]
+    if evidence.answers != "choices" and agreement.cosine < (
+        LEAST_COSINE_MADE_UP if evidence.made_up else LEAST_COSINE
+    ):
         return [f"the result's answers differ from the original's: mean cosine {agreement.cosine:.4f} over {where}"]
     return []
 
