@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from anyio import to_thread
+from redis.asyncio import Redis
 
 from app.context import Services
 from app.health.repository import HealthRepository
-from app.health.schemas import Part, Readiness
+from app.health.schemas import Part, Readiness, Worker
+from app.presence import present
 
 SECONDS = 3.0
 """A part that takes longer to answer counts as down."""
@@ -20,8 +22,12 @@ async def readiness(services: Services) -> Readiness:
         "storage": _storage,
     }
     states = await asyncio.gather(*(_part(check, services) for check in checks.values()))
-    ready = all(state.status == "up" for state in states)
-    return Readiness(status="ready" if ready else "not ready", parts=dict(zip(checks, states, strict=True)))
+    parts = dict(zip(checks, states, strict=True))
+    return Readiness(
+        status="ready" if all(part.status == "up" for part in states) else "not ready",
+        parts=parts,
+        workers=await _workers(services) if parts["redis"].status == "up" else [],
+    )
 
 
 async def metrics_page(services: Services) -> bytes:
@@ -46,10 +52,14 @@ async def _database(services: Services) -> None:
 
 
 async def _redis(services: Services) -> None:
-    from redis.asyncio import Redis  # noqa: PLC0415 - not needed to start
-
     async with Redis.from_url(services.settings.redis_url) as redis:
         await redis.ping()
+
+
+async def _workers(services: Services) -> list[Worker]:
+    async with Redis.from_url(services.settings.redis_url) as redis:
+        found = await present(redis)
+    return [Worker(name=one.name, queues=list(one.queues), sandbox=list(one.sandbox)) for one in found]
 
 
 async def _storage(services: Services) -> None:

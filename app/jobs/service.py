@@ -159,7 +159,7 @@ def shown(row: JobRow, outcome: Outcome) -> JobSummary:
             "teacher": row.teacher_id,
             "data": {use: UUID(dataset_id) for use, dataset_id in row.data.items()},
             "queue": row.queue,
-            "progress": row.progress,
+            "progress": row.progress and row.progress | ({"fraction": 1.0} if row.status == "succeeded" else {}),
             "attempt": row.attempt,
             "resolved_recipe": recipe.recipe,
             "request": recipe,

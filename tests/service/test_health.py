@@ -4,10 +4,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from app.main import create_app
+from app.presence import announce
 from app.settings import Settings
 from modelpress import __version__
 from tests.service.conftest import Uploads, client_of
@@ -26,6 +28,14 @@ async def test_alive_and_ready_without_a_key(client: httpx.AsyncClient) -> None:
         "redis": "up",
         "storage": "up",
     }
+
+
+async def test_workers_that_say_so_are_listed(client: httpx.AsyncClient, redis_url: str) -> None:
+    assert (await client.get("/readyz")).json()["workers"] == []
+    with redis.Redis.from_url(redis_url) as connection:
+        announce(connection, "here:1", ["cpu", "ingest"], ["landlock"], 30)
+    expected = {"name": "here:1", "queues": ["cpu", "ingest"], "sandbox": ["landlock"]}
+    assert (await client.get("/readyz")).json()["workers"] == [expected]
 
 
 async def test_readiness_says_what_is_down(app: FastAPI, client: httpx.AsyncClient) -> None:

@@ -36,6 +36,7 @@ async def test_a_job_that_succeeds(client: httpx.AsyncClient, uploads: Uploads, 
     done = (await client.get(f"/v1/jobs/{job['id']}")).json()
     assert done["status"] == "succeeded"
     assert done["result"] == {"model_id": result, "verdict": "passed", "targets_met": None}
+    assert done["progress"]["fraction"] == 1
     assert done["report"]["size_ratio"] == 4.0
     assert done["environment"]["cpu"] == "A CPU"
     assert (await client.get(f"/v1/jobs/{job['id']}/report")).json() == done["report"]
