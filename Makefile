@@ -8,7 +8,7 @@ RUN := .venv/.installed-to-run
 DEV := .venv/.installed-to-develop
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo up test lint fmt bench constraints clean
+.PHONY: help demo up test lint fmt bench docs constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -38,6 +38,9 @@ fmt: $(DEV)  ## mend what ruff can mend
 
 bench: $(DEV)  ## the figures of the documentation, measured here
 	@for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
+
+docs: $(DEV)  ## write docs/steps.md and docs/settings.md anew
+	$(BIN)/python -m docs.generate
 
 constraints: $(DEV)  ## pin what is installed now
 	$(BIN)/pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/' > constraints.txt

@@ -52,9 +52,7 @@ class Service:
 
 
 @pytest.fixture(scope="session")
-def service(
-    servers: dict[str, str], worker_id: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
+def service(servers: dict[str, str], worker_id: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """On a database of its own, so that tests beside it may empty theirs."""
     name = f"service_{worker_id}"
     with psycopg.connect(servers["postgres"], autocommit=True) as connection:

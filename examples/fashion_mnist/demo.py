@@ -64,8 +64,9 @@ def main() -> int:
         wait_ready(url, service, log)
         print(f"compressing {HERE / 'resnet.onnx'} at {url}", flush=True)
         data = [word for use in ("train", "calibrate", "evaluate") for word in ("--data", f"{use}={HERE / use}.npz")]
-        command = [*PROGRAM, "compress", str(HERE / "resnet.onnx"), *data, "--recipe", str(HERE / "recipe.json")]
-        code = subprocess.run([*command, "--output", str(HERE / "resnet.compressed.onnx")], env=environment, check=False).returncode
+        files = [*data, "--recipe", str(HERE / "recipe.json"), "--output", str(HERE / "resnet.compressed.onnx")]
+        command = [*PROGRAM, "compress", str(HERE / "resnet.onnx"), *files]
+        code = subprocess.run(command, env=environment, check=False).returncode
         if code:
             print(log.read_text(), file=sys.stderr)
         return code

@@ -11,7 +11,6 @@ from rich.table import Table
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
-
 def console(*, stderr: bool = False) -> Console:
     made = Console(stderr=stderr, highlight=False)
     if not made.is_terminal:

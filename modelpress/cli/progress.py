@@ -89,7 +89,7 @@ def follow(events: Iterable[JobEvent], shown: Display) -> JobStatus:
                     figures = ""
                 step, fraction, message = progress.step, progress.fraction, progress.message
             case "metric":
-                figures = "  ".join(f"{name} {value:.4g}" for name, value in event.data["values"].items())
+                figures = figures_of(event, message)
             case "warning":
                 shown.say(f"[yellow]![/] {escape(event.data['message'])}")
             case "status":
@@ -101,3 +101,11 @@ def follow(events: Iterable[JobEvent], shown: Display) -> JobStatus:
                     shown.say(f"attempt {event.attempt}: {escape(reason)} The job is tried again.")
         shown.show(step, fraction, "  ".join(filter(None, (message, figures))))
     return status
+
+
+def figures_of(event: JobEvent, message: str) -> str:
+    """Those that the progress does not say already."""
+    values: dict[str, float | None] = event.data["values"]
+    new = {name: value for name, value in values.items() if name not in {"epoch", "learning_rate"}}
+    shown = {name: value for name, value in new.items() if value is not None and name not in message}
+    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())

@@ -27,8 +27,8 @@ def verdict(report: Report) -> RenderableType:
     text = Text(f"{report.verdict.value.upper()}{met}", style="bold")
     for reason in report.reasons:
         text.append(f"\n{reason}", style="not bold")
-    good = report.verdict is Verdict.PASSED and report.targets_met is not False
-    return Panel(text, border_style="green" if good else COLOURS[report.verdict] if not good else "", expand=False)
+    colour = "red" if report.targets_met is False else COLOURS[report.verdict]
+    return Panel(text, border_style=colour, expand=False)
 
 
 def figures(report: Report) -> Table:
@@ -36,12 +36,12 @@ def figures(report: Report) -> Table:
     made = table("", "original", "result", "change")
     for column in made.columns[1:]:
         column.justify = "right"
-    made.add_row("file", size(before.bytes), size(after.bytes), f"{report.size_ratio:.2f}× smaller")
+    made.add_row("file", size(before.bytes), size(after.bytes), smaller(report.size_ratio))
     made.add_row(
         "file, zstd -19",
         size(before.zstd_bytes),
         size(after.zstd_bytes),
-        f"{before.zstd_bytes / after.zstd_bytes:.2f}× smaller",
+        smaller(before.zstd_bytes / after.zstd_bytes),
     )
     for latency in report.latency:
         made.add_row(*latency_row(latency))
@@ -62,15 +62,19 @@ def figures(report: Report) -> Table:
     return made
 
 
+def smaller(ratio: float) -> str:
+    return f"{ratio:.2f}× smaller" if ratio >= 1 else f"{1 / ratio:.2f}× LARGER"
+
+
 def latency_row(latency: Latency) -> tuple[str, str, str, str]:
-    faster, spread = f"{latency.ratio:.2f}×", f"({latency.ratio_low:.2f} to {latency.ratio_high:.2f})"
-    word = "faster" if latency.ratio_low > 1 else "SLOWER" if latency.ratio_high < 1 else "as fast"
+    spread = f"({latency.ratio_low:.2f} to {latency.ratio_high:.2f})"
+    sure = "faster" if latency.ratio_low > 1 else "SLOWER" if latency.ratio_high < 1 else "unclear"
     threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
     return (
         f"latency, batch {latency.batch}, {threads}",
         f"{latency.original.median_ms:.3f} ms",
         f"{latency.result.median_ms:.3f} ms",
-        f"{faster} {word} {spread}",
+        f"{latency.ratio:.2f}× {sure} {spread}",
     )
 
 

@@ -1,7 +1,7 @@
 """A job's progress on a screen, from the events that a service sends."""
 
 import io
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
@@ -15,7 +15,7 @@ NUMBERS = count(1)
 
 
 def event(kind: str, **data: Any) -> JobEvent:
-    return JobEvent(id=next(NUMBERS), type=kind, attempt=1, data=data, created_at=datetime.now(timezone.utc))
+    return JobEvent(id=next(NUMBERS), type=kind, attempt=1, data=data, created_at=datetime.now(UTC))
 
 
 def progress(step: str, fraction: float, message: str = "") -> JobEvent:

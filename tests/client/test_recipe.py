@@ -1,5 +1,6 @@
 """Recipes as people type them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,7 @@ def test_the_short_form() -> None:
 def test_a_value_may_be_a_word_or_json() -> None:
     layers = '{"include": ["block1.*", "block2.*"], "exclude": ["*.norm1"]}'
     assert read_recipe(f"half_precision:dtype=bfloat16:layers={layers}") == [
-        HalfPrecision(
-            dtype="bfloat16", layers=LayerSelection(include=("block1.*", "block2.*"), exclude=("*.norm1",))
-        )
+        HalfPrecision(dtype="bfloat16", layers=LayerSelection(include=("block1.*", "block2.*"), exclude=("*.norm1",)))
     ]
 
 
@@ -62,6 +61,5 @@ def test_a_file(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_said(text: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=".*") as caught:
+    with pytest.raises(RecipeError, match=re.escape(said)):
         read_recipe(text)
-    assert said in str(caught.value)

@@ -1,4 +1,4 @@
-"""What the Dockerfile and docker-compose.yml say is what the project has. No container engine is needed to know that."""
+"""What the Dockerfile and docker-compose.yml say is what the project has. No engine is needed to know."""
 
 import json
 import re

@@ -40,4 +40,4 @@ def test_make_alone_lists_every_target() -> None:
 def test_continuous_integration_runs_lint_and_tests() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
-    assert ["make lint", "make test"] == script.read_text().splitlines()[-2:]
+    assert script.read_text().splitlines()[-2:] == ["make lint", "make test"]
