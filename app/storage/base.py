@@ -55,7 +55,7 @@ class BlobStore(Protocol):
         """Raises, whatever the storage raises, where blobs can be neither written nor read."""
 
     def remove(self, blob_id: UUID) -> None:
-        """Remove the bytes for good. The row is the caller's to delete."""
+        """Remove the bytes for good, after the transaction that took the row away. Once more does no harm."""
 
     def sweep(self, older_than_seconds: float) -> int:
         """Remove staged blobs that were never published. Returns how many."""

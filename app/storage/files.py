@@ -6,25 +6,21 @@ would take both. That a tenant stores the same content once is the row's unique 
 
 import contextlib
 import errno
-import math
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-from sqlalchemy import Engine, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine
 
-from app.db.tables import Blob
 from app.storage.base import CHUNK, Data, StorageFullError
 from app.storage.staging import StagedWriter, drop_staged, old_staged, stored_size
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PART = ".part"
-STRAYS_SECONDS = 600  # to list every file is dear, and strays are rare
 
 
 class FileStore:
@@ -33,7 +29,6 @@ class FileStore:
     def __init__(self, folder: Path, engine: Engine) -> None:
         self._folder = folder
         self._engine = engine
-        self._strays_swept = -math.inf
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, blob_id: UUID) -> Path:
@@ -65,26 +60,7 @@ class FileStore:
 
     def sweep(self, older_than_seconds: float) -> int:
         old = old_staged(self._engine, self.backend, older_than_seconds)
-        dropped = [blob_id for blob_id in old if drop_staged(self._engine, blob_id)]
-        for blob_id in dropped:
-            self.remove(blob_id)
-        if time.monotonic() - self._strays_swept < STRAYS_SECONDS:
-            return len(dropped)
-        self._strays_swept = time.monotonic()
-        return len(dropped) + self._sweep_strays(older_than_seconds)
-
-    def _sweep_strays(self, older_than_seconds: float) -> int:
-        """Files whose row has gone: a crash fell between the two removals, or the row went with its tenant."""
-        before = time.time() - older_than_seconds
-        removed = 0
-        for shard in self._folder.iterdir():
-            old = {UUID(path.stem): path for path in shard.iterdir() if path.stat().st_mtime < before}
-            with Session(self._engine) as session:
-                known = set(session.scalars(select(Blob.id).where(Blob.id.in_(old))))
-            for blob_id in old.keys() - known:
-                self.remove(blob_id)
-                removed += 1
-        return removed
+        return sum(drop_staged(self._engine, blob_id, partial(self.remove, blob_id)) for blob_id in old)
 
 
 class FileWriter(StagedWriter):

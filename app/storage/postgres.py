@@ -60,7 +60,7 @@ class PostgresStore:
 
     def sweep(self, older_than_seconds: float) -> int:
         old = old_staged(self._engine, self.backend, older_than_seconds)
-        return sum(drop_staged(self._engine, blob_id) for blob_id in old)
+        return sum(drop_staged(self._engine, blob_id, nothing_more) for blob_id in old)
 
 
 class PostgresWriter(StagedWriter):
@@ -78,7 +78,7 @@ class PostgresWriter(StagedWriter):
         self._insert(len(self._pending))
 
     def _discard(self) -> None:
-        """The chunks went with the row."""
+        nothing_more()
 
     def _insert(self, size: int) -> None:
         try:
@@ -97,6 +97,10 @@ class PostgresWriter(StagedWriter):
         except ForeignKeyViolation as error:
             raise KeyError(self.blob_id) from error
         del self._pending[:size]
+
+
+def nothing_more() -> None:
+    """The chunks go with the row."""
 
 
 def driver(connection: Connection) -> psycopg.Connection[tuple[Any, ...]]:

@@ -2,11 +2,12 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Self
 from uuid import UUID
 
 from psycopg.errors import UniqueViolation
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from uuid6 import uuid7
@@ -38,7 +39,7 @@ class StagedWriter(ABC):
 
     @abstractmethod
     def _discard(self) -> None:
-        """Remove whatever bytes there are. The row has gone already."""
+        """Remove whatever bytes there are; once more does no harm."""
 
     def write(self, data: Data) -> None:
         self._hash.update(data)
@@ -92,17 +93,23 @@ class StagedWriter(ABC):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if drop_staged(self._engine, self.blob_id):
-            self._discard()
+        drop_staged(self._engine, self.blob_id, self._discard)
 
 
-def drop_staged(engine: Engine, blob_id: UUID) -> bool:
-    """True where the blob was staged and is gone. A row that an open transaction is just publishing is let be."""
-    free = select(Blob.id).where(Blob.id == blob_id, Blob.state == "staged").with_for_update(skip_locked=True)
+def drop_staged(engine: Engine, blob_id: UUID, discard: Callable[[], None]) -> bool:
+    """True where the blob was staged and is gone. A row that an open transaction is just publishing is let be.
+
+    The bytes go first: a crash in between leaves a row by which the next sweep finds what is left.
+    """
+    free = select(Blob).where(Blob.id == blob_id, Blob.state == "staged").with_for_update(skip_locked=True)
     with Session(engine) as session:
-        gone = session.scalar(delete(Blob).where(Blob.id.in_(free)).returning(Blob.id))
+        row = session.scalar(free)
+        if row is None:
+            return False
+        discard()
+        session.delete(row)
         session.commit()
-    return gone is not None
+    return True
 
 
 def old_staged(engine: Engine, backend: str, older_than_seconds: float) -> list[UUID]:

@@ -258,14 +258,3 @@ def test_what_was_swept_after_it_arrived_cannot_be_published(store, engine, tena
 def test_an_unknown_blob_is_a_key_error(store):
     with pytest.raises(KeyError):
         store.read(uuid4())
-
-
-def test_bytes_that_nobody_speaks_of_are_swept(store, engine, tenant, tmp_path):
-    """Their row went first, and the process died before the bytes did."""
-    kept, stray = put(store, engine, tenant, b"kept"), put(store, engine, tenant, content(CHUNK))
-    with Session(engine) as session:
-        session.execute(delete(Blob).where(Blob.id == stray))
-        session.commit()
-    store.sweep(older_than_seconds=0)
-    assert bytes_kept(engine, tmp_path) == len(b"kept")
-    assert get(store, kept) == b"kept"
