@@ -15,17 +15,18 @@ HERE = Path(__file__).parent
 
 STEPS_HEAD = """# Steps
 
-The catalogue, as `GET /v1/steps` and `modelpress steps` have it. A recipe is a list of these, in the order in which they are
-done. Every later step keeps what an earlier one has made: masks stay masks, grids stay grids, also through training.
+The catalogue, as `GET /v1/steps` and `modelpress steps` have it. A recipe is a list of these, in the order in which
+they are done. Every later step keeps what an earlier one has made: masks stay masks, grids stay grids, also through
+training.
 
-Data: `none` needs nothing; `calibrate` some hundreds of inputs; `unlabelled` training inputs, whose labels are not looked at;
-`train` training inputs with labels. `calibrate` falls back to `train`. More data than needed does better.
+Data: `none` needs nothing; `calibrate` some hundreds of inputs; `unlabelled` training inputs, whose labels are not
+looked at; `train` training inputs with labels. `calibrate` falls back to `train`. More data than needed does better.
 """
 
 SETTINGS_HEAD = """# Settings
 
-Read from the environment by every process. `modelpress up` needs none of them: it makes a PostgreSQL, a Redis and a secret of its
-own for those that are not set, and keeps them below `MODELPRESS_HOME`.
+Read from the environment by every process. `modelpress up` needs none of them: it makes a PostgreSQL, a Redis and a
+secret of its own for those that are not set, and keeps them below `MODELPRESS_HOME`.
 
 | name | default | what it is |
 |---|---|---|
