@@ -6,7 +6,7 @@ where the map has none), so that fine-tuning and distillation train what is ther
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class Constraint(nn.Module):
     bits: float = 32.0
     """Bits a stored value takes once the writers have encoded it."""
 
-    def forward(self, weight: Tensor) -> Tensor:
+    def forward(self, weight: Tensor) -> Tensor:  # noqa: ARG002 (of every constraint)
         raise TypeError(type(self).__name__)
 
     def encode(self, weight: Tensor) -> Encoding | None:  # noqa: ARG002 (a mask stores plain floats)
@@ -52,5 +52,13 @@ def constraints_of(module: nn.Module, name: str) -> list[Constraint]:
     """The constraints of a parameter, in the order in which they act."""
     if not parametrize.is_parametrized(module, name):
         return []
-    chain = module.parametrizations[name]  # type: ignore[union-attr, index]
+    chain = module.parametrizations[name]  # type: ignore[index]
     return [constraint for constraint in chain if isinstance(constraint, Constraint)]
+
+
+def raw_parameter(module: nn.Module, name: str) -> nn.Parameter:
+    """The trainable tensor behind a parameter, before its constraints."""
+    holder: Any = module
+    if parametrize.is_parametrized(module, name):
+        return holder.parametrizations[name].original
+    return getattr(holder, name)

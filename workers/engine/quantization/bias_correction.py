@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from workers.engine.constraints import raw_parameter
 from workers.engine.graph import Graph
 from workers.engine.quantization.equalization import channel_axis
-from workers.engine.quantization.grid import raw_parameter
 from workers.engine.quantization.insertion import Quantized
 from workers.engine.quantization.lockstep import walk
 from workers.engine.quantization.nodes import module_of
@@ -27,7 +27,7 @@ class Correction:
     @torch.no_grad()
     def undo(self) -> None:
         if self.before is None:
-            self.layer.register_parameter(self.name, None)
+            setattr(self.layer, self.name, None)
         else:
             raw_parameter(self.layer, self.name).copy_(self.before)
 
@@ -51,7 +51,7 @@ def correct_biases(graph: Graph, quantized: Quantized, inputs: Sequence[Tensor])
 
 def _add_to_bias(layer: nn.Module, name: str, error: Tensor) -> Correction:
     if getattr(layer, name, None) is None:
-        layer.register_parameter(name, nn.Parameter(error.clone()))
+        setattr(layer, name, nn.Parameter(error.clone()))
         return Correction(layer, name, None)
     raw = raw_parameter(layer, name)
     before = raw.detach().clone()

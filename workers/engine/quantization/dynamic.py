@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx, nn
 
-from workers.engine.constraints import constrain, constraints_of
+from workers.engine.constraints import constraints_of, raw_parameter
 from workers.engine.errors import UnsupportedModelError
 from workers.engine.ops.base import Op, register
 from workers.engine.ops.linear import Linear
 from workers.engine.ops.recurrent import LSTMOp
 from workers.engine.ops.recurrent_cells import LSTM
-from workers.engine.quantization.grid import IntegerGrid, grid_of, raw_parameter
+from workers.engine.quantization.grid import IntegerGrid, grid_of
 from workers.engine.quantization.nodes import module_of
 from workers.engine.quantization.ranges import LEVELS
 
@@ -131,17 +131,3 @@ def _stored(layer: nn.Module, name: str, shown: str) -> tuple[Tensor, IntegerGri
         for constraint in chain[:-1]:
             weight = constraint(weight)
         return grid.integers(weight).to(torch.int8), grid
-
-
-def become(module: nn.Module, cls: type[nn.Module]) -> nn.Module:
-    """The same leaf with another forward: parameters, constraints and settings are taken over."""
-    names = list(getattr(module, "parametrizations", {}))
-    chains = {name: (raw_parameter(module, name), constraints_of(module, name)) for name in names}
-    new = cls.__new__(cls)
-    new.__dict__ = {key: dict(value) if isinstance(value, dict) else value for key, value in module.__dict__.items()}
-    new._modules.pop("parametrizations", None)  # noqa: SLF001 (the copy of torch's own record)
-    for name, (raw, chain) in chains.items():
-        new.register_parameter(name, raw)
-        for constraint in chain:
-            constrain(new, name, constraint)
-    return new

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from workers.engine.constraints import Mask, constraints_of
+from workers.engine.constraints import Mask, constraints_of, raw_parameter
 from workers.engine.graph import Graph
-from workers.engine.quantization.grid import raw_parameter
 from workers.engine.quantization.nodes import calls_of, module_of
 from workers.engine.quantization.placement import trait_of
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from workers.engine.constraints import Constraint, constraints_of
 from workers.engine.encodings import Encoding, Integers, ScaledIntegers
@@ -89,11 +88,3 @@ class BiasGrid(Constraint):
 def grid_of(module: nn.Module, name: str) -> IntegerGrid | None:
     """The grid that a parameter already has, if any."""
     return next((found for found in constraints_of(module, name) if isinstance(found, IntegerGrid)), None)
-
-
-def raw_parameter(module: nn.Module, name: str) -> nn.Parameter:
-    """The trainable tensor behind a parameter, before any constraint."""
-    holder: Any = module
-    if parametrize.is_parametrized(module, name):
-        return holder.parametrizations[name].original
-    return getattr(holder, name)

@@ -10,10 +10,11 @@ from torch import Tensor, fx, nn
 
 from workers.engine.constraints import constrain
 from workers.engine.graph import Graph
+from workers.engine.ops.base import source_of
 from workers.engine.quantization.fake_quantize import FakeQuantize
 from workers.engine.quantization.grid import BiasGrid, IntegerGrid, grid_of
 from workers.engine.quantization.lowering import gain
-from workers.engine.quantization.nodes import calls_of, module_of, source_of
+from workers.engine.quantization.nodes import calls_of, module_of
 from workers.engine.quantization.placement import Placement, Point, trait_of
 from workers.engine.quantization.ranges import Range
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from workers.engine.graph import Graph
+from workers.engine.ops.base import source_of
 from workers.engine.quantization.insertion import Quantized
-from workers.engine.quantization.nodes import source_of
 
 Visit = Callable[[fx.Node, Tensor, Tensor], None]
 """(quantized layer node, its input in the quantized graph, its output in the float graph)"""

@@ -12,11 +12,6 @@ def module_of(node: fx.Node) -> Any:
     return cast("fx.GraphModule", node.graph.owning_module).get_submodule(str(node.target))
 
 
-def source_of(node: fx.Node) -> fx.Node:
-    """The value that a node reads first."""
-    return cast("fx.Node", node.args[0])
-
-
 def calls_of(node: fx.Node) -> list[fx.Node]:
     """Every node that calls the same leaf."""
     return [other for other in node.graph.nodes if other.op == "call_module" and other.target == node.target]

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from workers.engine.ops.base import Quantization, op_of
-from workers.engine.quantization.nodes import source_of
+from workers.engine.ops.base import Quantization, op_of, source_of
 
 
 @dataclass(frozen=True)

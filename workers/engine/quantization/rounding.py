@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
-from torch.nn.utils import parametrize
 
+from workers.engine.constraints import raw_parameter
 from workers.engine.graph import Graph
-from workers.engine.quantization.grid import IntegerGrid, grid_of, raw_parameter
+from workers.engine.quantization.grid import IntegerGrid, grid_of
 from workers.engine.quantization.insertion import Quantized
+from workers.engine.quantization.leaves import without_constraints
 from workers.engine.quantization.lockstep import walk
 from workers.engine.quantization.placement import trait_of
 
@@ -61,7 +61,7 @@ def _learned(
 ) -> Tensor:
     """The layer's weight on its grid, each value rounded up or down as its output needs it. Zeros stay zero."""
     source, wanted = data
-    plain = _unconstrained(layer)
+    plain = without_constraints(layer)
     weight = getattr(original, name).detach()
     scaled = weight / grid.scale
     floor = scaled.floor()
@@ -92,11 +92,3 @@ def _learned(
 
 def _rectified(choice: Tensor) -> Tensor:
     return (torch.sigmoid(choice) * STRETCH - (STRETCH - 1) / 2).clamp(0, 1)
-
-
-def _unconstrained(layer: nn.Module) -> nn.Module:
-    """A copy whose parameters are plain, so that they can be replaced in a call."""
-    plain = copy.deepcopy(layer)
-    for name in list(getattr(plain, "parametrizations", {})):
-        parametrize.remove_parametrizations(plain, name, leave_parametrized=True)
-    return plain.requires_grad_(False)

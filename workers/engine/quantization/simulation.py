@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from workers.engine.constraints import raw_parameter
 from workers.engine.graph import Graph
 from workers.engine.quantization.fake_quantize import FakeQuantize
-from workers.engine.quantization.grid import IntegerGrid, raw_parameter
+from workers.engine.quantization.grid import IntegerGrid
 from workers.engine.quantization.placement import Placement, trait_of
 from workers.engine.quantization.ranges import Range
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from workers.engine.constraints import constraints_of
+from workers.engine.constraints import Mask, constraints_of, raw_parameter
 from workers.engine.graph import Graph
 from workers.engine.ops.base import leaf_of
 from workers.engine.ops.convolution import Conv, ConvTranspose
@@ -16,7 +16,7 @@ from workers.engine.ops.normalization import BatchNorm
 def fold_batch_norm(graph: Graph) -> int:
     """Fold in place wherever nothing else uses the layer's output. Returns how many batch norms went.
 
-    A layer whose weight or bias is constrained keeps its batch norm: scaling would leave the constraint.
+    Masks stay true when a weight is scaled; under any other constraint a layer keeps its batch norm.
     """
     module = graph.module
     calls: dict[str, int] = {}
@@ -47,7 +47,8 @@ def _before(node: fx.Node, module: fx.GraphModule, calls: dict[str, int]) -> Con
     layer = module.get_submodule(str(source.target))
     if not isinstance(layer, (Conv, ConvTranspose, Linear)) or calls[str(source.target)] > 1:
         return None
-    constrained = any(constraints_of(layer, name) for name in ("weight", "bias"))
+    masked_only = all(isinstance(constraint, Mask) for constraint in constraints_of(layer, "weight"))
+    constrained = not masked_only or bool(constraints_of(layer, "bias"))
     over_channels = not isinstance(layer, Linear) or type(layer) is Linear
     return layer if over_channels and not constrained else None
 
@@ -57,14 +58,18 @@ def _scale(layer: Conv | ConvTranspose | Linear, norm: BatchNorm) -> None:
     with torch.no_grad():
         gain: Tensor = norm.weight.double() / torch.sqrt(variance.double() + norm.eps)
         shift = norm.bias.double() - mean.double() * gain
-        dtype = layer.weight.dtype
+        weight = raw_parameter(layer, "weight")
+        dtype = weight.dtype
         if isinstance(layer, ConvTranspose):
-            grouped = layer.weight.unflatten(0, (layer.groups, -1)).double()
+            grouped = weight.unflatten(0, (layer.groups, -1)).double()
             gains = gain.reshape(layer.groups, 1, -1, *[1] * layer.rank)
-            weight = (grouped * gains).flatten(0, 1)
+            scaled = (grouped * gains).flatten(0, 1)
         else:
-            weight = layer.weight.double() * gain.reshape(-1, *[1] * (layer.weight.dim() - 1))
+            scaled = weight.double() * gain.reshape(-1, *[1] * (weight.dim() - 1))
         if layer.bias is not None:
             shift = shift + layer.bias.double() * gain
-        layer.weight = nn.Parameter(weight.to(dtype))
+        if constraints_of(layer, "weight"):
+            weight.data = scaled.to(dtype)
+        else:
+            layer.weight = nn.Parameter(scaled.to(dtype))  # a new one: the old may be shared with another layer
         layer.bias = nn.Parameter(shift.to(dtype))

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch import nn
+
+from tests.engine.quantization.nets import Uneven, inputs_of, net
+from tests.engine.steps.nets import exported
+from workers.engine.constraints import Mask
+from workers.engine.quantization.equalization import equalize
+from workers.engine.quantization.grid import IntegerGrid
+from workers.engine.quantization.simulation import record
+from workers.engine.quantization.smoothing import smooth
+
+
+def equalized(graph, x):
+    return equalize(graph, record(graph, [x[:8]]))
+
+
+def unevenness(layer):
+    largest = layer.module.weight.detach().abs().flatten(1).amax(1)
+    return float(largest.max() / largest.min())
+
+
+def layers(graph):
+    return {layer.name: layer for layer in graph.layers()}
+
+
+@pytest.mark.parametrize("kind", ["uneven", "residual", "gated", "perceptron"])
+def test_outputs_stay_as_they_were(kind):
+    graph, x = net(kind), inputs_of(kind)
+    before = graph(x)[0].detach()
+    equalized(graph, x)
+    assert torch.allclose(graph(x)[0].detach(), before, rtol=1e-4, atol=1e-5 * float(before.abs().max()))
+
+
+def test_channels_come_to_have_similar_ranges_through_depthwise_pooling_and_flattening():
+    graph, x = net("uneven"), inputs_of("uneven")
+    before = unevenness(layers(graph)["first"])
+    outcome = equalized(graph, x)
+    assert outcome.pairs == 4
+    assert unevenness(layers(graph)["first"]) < before / 3
+
+
+def test_a_leaky_relu_scales_and_a_sigmoid_does_not():
+    for activation, pairs in [(nn.LeakyReLU, 4), (nn.Sigmoid, 0), (nn.Hardswish, 0)]:
+        torch.manual_seed(0)
+        graph = exported(Uneven(activation), inputs_of("uneven", 2))
+        outcome = equalized(graph, inputs_of("uneven"))
+        assert outcome.pairs == pairs
+        assert outcome.skipped == 5 - pairs
+
+
+def test_values_that_several_read_are_left_alone():
+    outcome = equalized(net("residual"), inputs_of("residual"))
+    assert outcome.pairs == 0
+
+
+def test_masks_are_kept_and_grids_are_not_touched():
+    graph = net("perceptron")
+    named = layers(graph)
+    keep = torch.rand(200, 24, generator=torch.Generator().manual_seed(0)) > 0.5
+    named["first"].constrain("weight", Mask(keep))
+    named["head"].constrain("weight", IntegerGrid.fit(named["head"].module.weight, (0,)))
+    gridded = named["head"].module.weight.clone()
+    before = named["first"].module.weight.clone()
+    assert equalized(graph, inputs_of("perceptron")).pairs == 1
+    assert torch.equal(named["head"].module.weight, gridded)
+    assert not torch.equal(named["first"].module.weight, before)
+    assert torch.equal(named["first"].module.weight == 0, before == 0)
+
+
+def test_smoothing_takes_outliers_out_of_a_layer_norm_and_keeps_the_outputs():
+    graph, x = net("normalized"), inputs_of("normalized")
+    values = record(graph, [x])
+    before = graph(x)[0].detach()
+    norm = next(node for node in graph.module.graph.nodes if len(node.users) == 2 and node.op == "call_module")
+    outliers = values[norm].abs().flatten(0, -2).amax(0)
+    assert smooth(graph, values, 0.5) == (1, 0)
+    assert torch.allclose(graph(x)[0].detach(), before, rtol=1e-4, atol=1e-5)
+    smoothed = record(graph, [x])[norm].abs().flatten(0, -2).amax(0)
+    assert smoothed.max() / smoothed.min() < 0.3 * outliers.max() / outliers.min()
