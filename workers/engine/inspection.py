@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modelpress.models import DatasetSpec, ModelSpec, Signature
 from workers.engine.data import read_dataset
-from workers.engine.errors import InvalidModelError, UnsupportedModelError
+from workers.engine.errors import InvalidModelError
 from workers.engine.graph import Graph
 from workers.engine.readers import read_model
 from workers.engine.runtime import Session, arrays, open_session
@@ -45,10 +45,6 @@ def inspect_model(path: Path, threads: int) -> ModelSpec:
     Raises InvalidModelError or UnsupportedModelError with what is wrong and what to do.
     """
     format_, graph = read_model(path)
-    if not graph.inputs:
-        raise UnsupportedModelError(
-            "the model has no inputs, so that there is nothing to run it on or to compress it for"
-        )
     check_values(graph)
     notes = list(graph.notes)
     checked = check_reading(graph, open_session(path if format_ == "onnx" else write_onnx(graph), threads))

@@ -21,6 +21,13 @@ def read_model(path: Path) -> tuple[str, Graph]:
 
     Raises InvalidModelError or UnsupportedModelError with what is wrong and what to do.
     """
+    format_, graph = _read(path)
+    if not graph.inputs:
+        raise UnsupportedModelError("the model has no inputs: there is nothing to run it on, or to compress it for")
+    return format_, graph
+
+
+def _read(path: Path) -> tuple[str, Graph]:
     with path.open("rb") as file:
         head = file.read(16)
     if not head:
