@@ -1,5 +1,6 @@
 """POST /v1/jobs: what is accepted, what is refused, and with which words."""
 
+import contextlib
 from typing import Any
 
 import anyio
@@ -10,10 +11,12 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import Job
 from app.jobs import material, service
+from app.main import create_app
+from app.settings import Settings
 from modelpress.models import ModelSpec, ModelStats, Signature, TensorSpec
 from modelpress.steps import STEPS
 from tests.service.as_worker import Worker
-from tests.service.conftest import Uploads, until
+from tests.service.conftest import Uploads, client_of, until
 from tests.service.examples import CLASSIFIER, LABELLED, SCORES, UNLABELLED, array, dataset, labels
 
 pytestmark = pytest.mark.anyio
@@ -236,6 +239,31 @@ class TestIdempotency:
                 assert (second.status_code, second.json()["code"]) == (409, "request_in_flight")
                 uploads.worker.read_model(model)
         assert answers[0].status_code == 202
+        assert jobs(engine) == 1
+
+    async def test_two_processes_make_one_job(
+        self, client: httpx.AsyncClient, uploads: Uploads, settings: Settings, api_key: str, engine: Engine
+    ) -> None:
+        """Both pass every check before either has inserted its job."""
+        model = (await client.post("/v1/models?filename=a.onnx", content=b"x")).json()["id"]
+        request, headers = {"model": model, "recipe": HALF}, {"Idempotency-Key": "k1"}
+        answers: list[httpx.Response] = []
+
+        async def post(poster: httpx.AsyncClient) -> None:
+            answers.append(await poster.post("/v1/jobs", json=request, headers=headers))
+
+        apps = [create_app(settings), create_app(settings)]
+        with anyio.fail_after(20):
+            async with contextlib.AsyncExitStack() as stack:
+                for app in apps:
+                    await stack.enter_async_context(app.router.lifespan_context(app))
+                async with anyio.create_task_group() as tasks:
+                    for app in apps:
+                        tasks.start_soon(post, await stack.enter_async_context(client_of(app, api_key)))
+                    await until(lambda: all(app.state.services.watcher.waiting for app in apps))
+                    uploads.worker.read_model(model)
+        assert [answer.status_code for answer in answers] == [202, 202]
+        assert answers[0].json()["id"] == answers[1].json()["id"]
         assert jobs(engine) == 1
 
     async def test_another_tenant_has_keys_of_its_own(

@@ -3,6 +3,7 @@
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from hashlib import sha256
+from pathlib import Path
 
 import anyio
 import httpx
@@ -13,6 +14,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from app.db.tables import Blob, Dataset, Job, Model
+from app.main import create_app
 from app.settings import Settings
 from tests.service.as_worker import Worker
 from tests.service.conftest import client_of, until
@@ -91,6 +93,18 @@ async def test_a_body_above_the_limit_is_refused(app: FastAPI, client: httpx.Asy
     for body in (b"x" * 1001, growing()):
         answer = await client.post("/v1/models?filename=a.onnx", content=body)
         assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert rows(engine)["blobs"] == 0
+
+
+async def test_a_disk_without_room_is_said_before_anything_is_sent(
+    settings: Settings, api_key: str, tmp_path: Path, engine: Engine
+) -> None:
+    roomy = {"storage_url": f"file://{tmp_path}/blobs", "max_upload_bytes": 1 << 60}
+    app = create_app(settings.model_copy(update=roomy))
+    headers = {"Content-Length": str(1 << 59)}
+    async with app.router.lifespan_context(app), client_of(app, api_key) as client:
+        answer = await client.post("/v1/models?filename=a.onnx", content=CONTENT, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
     assert rows(engine)["blobs"] == 0
 
 
