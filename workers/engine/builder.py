@@ -127,12 +127,11 @@ class GraphBuilder:
     ) -> Graph:
         """Close the graph: nodes that no output needs go, and the module is in eval mode."""
         self.graph.output(tuple(self._argument(value) for _, value in outputs))
-        module = fx.GraphModule(self.root, self.graph)
-        if module.graph.eliminate_dead_code():
-            module.delete_all_unused_submodules()
-            module.recompile()
+        for node in reversed(self.graph.nodes):
+            if not node.users and node.op not in ("placeholder", "output"):
+                self.graph.erase_node(node)
         return Graph(
-            module=module.eval(),
+            module=fx.GraphModule(self.root, self.graph).eval(),
             inputs=tuple(self._inputs),
             outputs=tuple(spec for spec, _ in outputs),
             opset=opset,

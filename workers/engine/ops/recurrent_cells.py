@@ -75,8 +75,12 @@ class Recurrent(nn.Module):
         weight_ih, weight_hh, bias = self.weight_ih, self.weight_hh, self.bias
         directions = weight_ih.shape[0]
         biases = weight_ih.new_zeros(directions, 2 * weight_ih.shape[1]) if bias is None else bias
+        if x.dim() != 3 or x.shape[2] != weight_ih.shape[2] or x.dtype != weight_ih.dtype or not x.shape[0]:
+            raise ValueError(f"an input of {x.dtype} {list(x.shape)} does not fit weights of {list(weight_ih.shape)}")
         zeros = x.new_zeros(directions, x.shape[1], self.hidden)
         filled = [zeros if state is None else state for state in states]
+        if any(state.shape != zeros.shape or state.dtype != zeros.dtype for state in filled):
+            raise ValueError(f"an initial state is not of {zeros.dtype} {list(zeros.shape)}")
         run = self._run_fused if self.fused and lengths is None else self._run_loop
         result = run(x, lengths, filled, (weight_ih, weight_hh, *biases.chunk(2, dim=1)))
         if self.layout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,17 @@ def _parse(data: bytes) -> ModelProto:
     if not model.HasField("graph") or not model.graph.node:
         raise InvalidModelError("the file is not an ONNX model: it has no graph with nodes")
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = _inlined(model)
     if model.graph.sparse_initializer:
         raise UnsupportedModelError("the model has sparse initializers; store its weights as dense tensors")
     return model
+
+
+def _inlined(model: ModelProto) -> ModelProto:
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        raise InvalidModelError(f"the functions that the model defines cannot be put in place ({error})") from error
 
 
 def _opsets(model: ModelProto) -> dict[str, int]:
@@ -108,7 +115,11 @@ class _Values:
     """Everything that has a name in the file. Stored tensors are decoded when they are first asked for."""
 
     def __init__(self, proto: GraphProto, graph: GraphBuilder) -> None:
-        self.stored: Mapping[str, TensorProto] = {tensor.name: tensor for tensor in proto.initializer}
+        self.stored: dict[str, TensorProto] = {}
+        for tensor in proto.initializer:
+            if tensor.name in self.stored:
+                raise InvalidModelError(f"two tensors of the model have the name {shown(tensor.name)}")
+            self.stored[tensor.name] = tensor
         self._graph = graph
         self.missing: dict[str, UnsupportedModelError] = {}
         """Outputs that the engine does not compute: an error only where something uses them."""

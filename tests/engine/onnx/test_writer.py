@@ -1,0 +1,167 @@
+"""Weights in the form that their constraints gave them, and files that runtimes accept."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor
+
+from tests.engine.onnx.running import in_engine, in_runtime, model_of
+from workers.engine.constraints import Constraint, Mask
+from workers.engine.encodings import Encoding, HalfFloat, Integers
+from workers.engine.errors import UnsupportedModelError
+from workers.engine.graph import Graph
+from workers.engine.readers.onnx import read_onnx
+from workers.engine.writers import onnx as writer
+from workers.engine.writers.onnx import write_onnx
+
+RANDOM = np.random.default_rng(0)
+X = {"x": ["batch", 8]}
+Y = {"y": ["batch", 6]}
+
+
+class Grid(Constraint):
+    """Multiples of a step."""
+
+    def __init__(self, step: float) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return torch.round(weight / self.step) * self.step
+
+    def encode(self, weight: Tensor) -> Encoding:
+        integers = torch.round(weight / self.step).to(torch.int8)
+        rows = weight.shape[0]
+        return Integers(integers, torch.full((rows,), self.step), torch.zeros(rows, dtype=torch.int8), axis=0)
+
+
+class Half(Constraint):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.half().float()
+
+    def encode(self, weight: Tensor) -> Encoding:
+        return HalfFloat(weight.half())
+
+
+def linear(op: str) -> Graph:
+    weight, bias = RANDOM.normal(size=(8, 6)).astype(np.float32), RANDOM.normal(size=6).astype(np.float32)
+    node = helper.make_node(op, ["x", "fc.weight", *(["fc.bias"] if op == "Gemm" else [])], ["y"])
+    return read_onnx(model_of([node], X, Y, {"fc.weight": weight, "fc.bias": bias}))
+
+
+def stored(model: bytes) -> dict[str, TensorProto]:
+    return {tensor.name: tensor for tensor in onnx.load_from_string(model).graph.initializer}
+
+
+def assert_runs_alike(graph: Graph, model: bytes, tolerance: float = 1e-5) -> None:
+    onnx.checker.check_model(model, full_check=True)
+    x = {"x": RANDOM.normal(size=(3, 8)).astype(np.float32)}
+    np.testing.assert_allclose(in_runtime(model, x)[0], in_engine(graph, x)[0], rtol=tolerance, atol=tolerance)
+
+
+def test_a_mask_leaves_plain_floats() -> None:
+    graph = linear("Gemm")
+    (layer,) = graph.layers()
+    layer.constrain("weight", Mask(torch.rand(6, 8) > 0.5))
+    model = write_onnx(graph)
+    assert stored(model)["fc.weight"].data_type == TensorProto.FLOAT
+    assert_runs_alike(graph, model)
+
+
+def test_the_encoding_of_the_last_constraint_is_stored() -> None:
+    graph = linear("Gemm")
+    (layer,) = graph.layers()
+    layer.constrain("weight", Mask(torch.rand(6, 8) > 0.5))
+    layer.constrain("weight", Grid(0.05))
+    model = write_onnx(graph)
+    weights = stored(model)
+    assert weights["fc.weight_quantized"].data_type == TensorProto.INT8
+    assert "fc.weight" not in weights
+    assert_runs_alike(graph, model)
+
+
+def test_a_later_constraint_that_changes_values_takes_the_encoding_away() -> None:
+    graph = linear("Gemm")
+    (layer,) = graph.layers()
+    layer.constrain("weight", Grid(0.05))
+    layer.constrain("weight", Mask(torch.rand(6, 8) > 0.5))
+    model = write_onnx(graph)
+    assert set(stored(model)) == {"fc.weight", "fc.bias"}
+    assert_runs_alike(graph, model)
+
+
+def test_a_later_constraint_that_changes_nothing_keeps_the_encoding() -> None:
+    graph = linear("Gemm")
+    (layer,) = graph.layers()
+    layer.constrain("weight", Grid(0.05))
+    layer.constrain("weight", Mask(torch.ones(6, 8, dtype=torch.bool)))
+    assert "fc.weight_quantized" in stored(write_onnx(graph))
+
+
+def test_a_product_stores_its_integers_as_onnx_has_the_matrix() -> None:
+    graph = linear("MatMul")
+    (layer,) = graph.layers()
+    layer.constrain("weight", Grid(0.05))
+    model = write_onnx(graph)
+    (dequantize,) = [node for node in onnx.load_from_string(model).graph.node if node.op_type == "DequantizeLinear"]
+    assert list(stored(model)["fc.weight_quantized"].dims) == [8, 6]
+    assert helper.get_node_attr_value(dequantize, "axis") == 1
+    again = read_onnx(model)
+    x = {"x": RANDOM.normal(size=(3, 8)).astype(np.float32)}
+    np.testing.assert_allclose(in_engine(again, x)[0], in_engine(graph, x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", ["Gemm", "MatMul"])
+def test_half_floats_come_back_as_the_same_layer(op: str) -> None:
+    graph = linear(op)
+    (layer,) = graph.layers()
+    layer.constrain("weight", Half())
+    model = write_onnx(graph)
+    assert stored(model)["fc.weight_half"].data_type == TensorProto.FLOAT16
+    assert_runs_alike(graph, model)
+    (again,) = read_onnx(model).layers()
+    assert again.name == "fc"
+    assert torch.equal(again.weights["weight"], layer.weights["weight"])
+
+
+def test_a_bias_has_constraints_of_its_own() -> None:
+    graph = linear("Gemm")
+    (layer,) = graph.layers()
+    layer.constrain("bias", Grid(0.1))
+    model = write_onnx(graph)
+    assert "fc.bias_quantized" in stored(model)
+    assert_runs_alike(graph, model)
+
+
+def test_constrained_graphs_train_and_copy() -> None:
+    graph = linear("Gemm")
+    (layer,) = graph.layers()
+    layer.constrain("weight", Mask(torch.rand(6, 8) > 0.5))
+    copied = graph.copy()
+    copied(torch.randn(2, 8))[0].sum().backward()
+    assert all(parameter.grad is not None for parameter in copied.module.parameters())
+    assert all(parameter.grad is None for parameter in graph.module.parameters())
+    assert write_onnx(copied) == write_onnx(graph)
+
+
+def test_the_same_bytes_every_time() -> None:
+    graph = linear("Gemm")
+    assert write_onnx(graph) == write_onnx(graph) == write_onnx(graph.copy())
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(TensorProto.FLOAT16, np.float16), (TensorProto.DOUBLE, np.float64)])
+def test_other_float_types_pass_through(kind: int, dtype: type) -> None:
+    weight = RANDOM.normal(size=(8, 6)).astype(dtype)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    model = model_of([node], X, Y, {"w": weight}, kinds={"x": kind, "y": kind})
+    x = {"x": RANDOM.normal(size=(3, 8)).astype(dtype)}
+    written = write_onnx(read_onnx(model))
+    np.testing.assert_array_equal(in_runtime(written, x)[0], in_runtime(model, x)[0])
+
+
+def test_results_above_two_gigabytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "LARGEST_FILE", 100)
+    with pytest.raises(UnsupportedModelError, match="larger than 2 GiB"):
+        write_onnx(linear("Gemm"))
