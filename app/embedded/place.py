@@ -16,7 +16,13 @@ def unprivileged() -> User | None:
     """Where we are root: `daemon`, which every Linux has. Not `nobody`: others may run untrusted code as that."""
     if os.geteuid() != 0:
         return None
-    entry = pwd.getpwnam("daemon")
+    try:
+        entry = pwd.getpwnam("daemon")
+    except KeyError:
+        raise StartError(
+            "PostgreSQL refuses to run as root, and there is no user `daemon` to run it: start as another user, or set"
+            " DATABASE_URL and REDIS_URL"
+        ) from None
     return User(entry.pw_uid, entry.pw_gid)
 
 
