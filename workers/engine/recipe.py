@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -46,9 +47,9 @@ def check_recipe(recipe: list[AnyStep], context: Context) -> None:
 
 def apply_recipe(recipe: Sequence[Step], graph: Graph, context: Context, reporter: Reporter) -> Applied:
     """`graph` is the steps' to change. Raises EngineError where a step cannot go on."""
+    load_steps()
     applied = Applied(graph)
     for index, step in enumerate(recipe):
-        importlib.import_module(f"workers.engine.steps.{step.step}")
         reporter.begin(index + 1)
         own = replace(context, notes=[], figures={}, untouched={}, progress=reporter.progress, metric=reporter.metric)
         began = time.monotonic()
@@ -56,10 +57,15 @@ def apply_recipe(recipe: Sequence[Step], graph: Graph, context: Context, reporte
         applied.graph.module.eval()
         applied.steps.append(
             StepReport(
-                step=step.step, seconds=time.monotonic() - began, notes=tuple(own.notes), metrics=dict(own.figures)
+                step=step.step, seconds=time.monotonic() - began, notes=tuple(own.notes), metrics=_finite(own.figures)
             )
         )
         for layer, why in own.untouched.items():
             said = f"{step.step}: {why}"
             applied.untouched[layer] = "; ".join(filter(None, (applied.untouched.get(layer), said)))
     return applied
+
+
+def _finite(figures: dict[str, float]) -> dict[str, float]:
+    """JSON has no NaN and no infinity."""
+    return {name: value for name, value in figures.items() if math.isfinite(value)}

@@ -62,6 +62,11 @@ def test_errors_of_regression():
     assert value("mae", [1.0, 3.0], [0.0, 1.0]) == 1.5
 
 
+def test_infinite_answers_give_a_large_error_and_no_infinity():
+    assert np.isfinite(value("mse", [[np.inf], [1.0]], [[0.0], [1.0]]))
+    assert value("mae", [[np.inf], [1.0]], [[0.0], [1.0]]) > 1e20
+
+
 def test_correlation_is_pearsons():
     generator = np.random.default_rng(0)
     x = generator.normal(size=(50, 3)).astype(np.float32)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from modelpress.jobs import Metric as Name
 
+LARGEST = 1e30
+
 
 class Metric(ABC):
     """`statistics` keeps what is needed of each example; `value` makes the figure of examples with weights."""
@@ -142,4 +144,5 @@ def _count(values: NDArray, size: int, weights: NDArray | None, where: NDArray |
 
 
 def _flat(array: NDArray) -> NDArray:
-    return np.nan_to_num(array.reshape(len(array), -1).astype(np.float64))
+    """(examples, values). Infinity becomes a number whose square is finite; that it was there is counted elsewhere."""
+    return np.nan_to_num(array.reshape(len(array), -1).astype(np.float64), posinf=LARGEST, neginf=-LARGEST)
