@@ -30,8 +30,7 @@ def try_to_use(model: bytes) -> bool:
     try:
         graph = read_onnx(model)
         propagate_inputs(graph, example_inputs(graph, batch=2, free=3))
-    except EngineError as error:
-        assert len(str(error)) < 1000
+    except EngineError:
         return False
     return True
 

@@ -68,7 +68,7 @@ class Gemm(Op):
         if isinstance(weight, Tensor) and not isinstance(bias, fx.Node) and _is_layer(options, weight, bias):
             weight, bias = node.weight(1), node.optional_weight(2)
             rows = graph.parameter(weight) if options["transB"] else graph.transposed_parameter(weight)
-            layer = Linear(rows, None if bias is None else graph.parameter(bias.expand(rows.shape[0])))
+            layer = Linear(rows, None if bias is None else graph.parameter(bias.reshape(-1).expand(rows.shape[0])))
             return graph.module(node.layer(1), layer, node.input(0))
         return graph.call(gemm, node.input(0), weight, bias, **options)
 

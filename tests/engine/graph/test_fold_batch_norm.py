@@ -1,0 +1,66 @@
+"""A folded batch norm: one layer less, the same outputs."""
+
+import pytest
+import torch
+from torch import nn
+
+from modelpress.models import TensorSpec
+from workers.engine.builder import GraphBuilder
+from workers.engine.constraints import Mask
+from workers.engine.graph import Graph
+from workers.engine.ops.convolution import Conv, ConvTranspose
+from workers.engine.ops.linear import Linear
+from workers.engine.ops.normalization import BatchNorm
+from workers.engine.transforms.fold_batch_norm import fold_batch_norm
+
+WINDOW = {"stride": (1, 1), "pads": (1, 1, 1, 1), "dilation": (1, 1)}
+
+
+def weight(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(shape))
+
+
+def net(layer: nn.Module, channels: int, shape: tuple[int | str, ...], *, used_twice: bool = False) -> Graph:
+    graph = GraphBuilder()
+    spec = TensorSpec(name="x", dtype="float32", shape=shape)
+    x = graph.module("layer", layer, graph.input(spec))
+    spread = torch.rand(channels) + 0.5
+    norm = BatchNorm(
+        torch.randn(channels), torch.randn(channels), torch.randn(channels), spread, eps=1e-3, momentum=0.1
+    )
+    y = graph.call(torch.relu, graph.module("norm", norm, x))
+    outputs = [(spec, y), (spec, x)] if used_twice else [(spec, y)]
+    return graph.finish(outputs, opset=17)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("kind", ["conv", "grouped", "transposed", "linear"])
+def test_folding_changes_no_output(kind: str, biased: bool) -> None:
+    torch.manual_seed(0)
+    bias = weight(6) if biased else None
+    image, x = ("batch", 4, 8, 8), torch.randn(3, 4, 8, 8)
+    match kind:
+        case "conv":
+            graph = net(Conv(weight(6, 4, 3, 3), bias, **WINDOW), 6, image)
+        case "grouped":
+            graph = net(Conv(weight(6, 2, 3, 3), bias, groups=2, **WINDOW), 6, image)
+        case "transposed":
+            layer = ConvTranspose(weight(4, 3, 3, 3), bias, output_padding=(0, 0), groups=2, **WINDOW)
+            graph = net(layer, 6, image)
+        case _:
+            graph, x = net(Linear(weight(6, 4), bias), 6, ("batch", 4)), torch.randn(3, 4)
+    before = graph(x)[0]
+    assert fold_batch_norm(graph) == 1
+    assert [layer.op.name for layer in graph.layers()] in (["Conv"], ["ConvTranspose"], ["Gemm"])
+    torch.testing.assert_close(graph(x)[0], before, rtol=1e-5, atol=1e-5)
+    assert len(list(graph.module.parameters())) == 2
+
+
+def test_what_something_else_uses_is_left_alone() -> None:
+    assert fold_batch_norm(net(Linear(weight(6, 4), None), 6, ("batch", 4), used_twice=True)) == 0
+
+
+def test_a_constrained_weight_is_left_alone() -> None:
+    graph = net(Linear(weight(6, 4), None), 6, ("batch", 4))
+    next(graph.layers()).constrain("weight", Mask(torch.rand(6, 4) > 0.5))
+    assert fold_batch_norm(graph) == 0
