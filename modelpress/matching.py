@@ -76,7 +76,7 @@ def check_labels(signature: Signature, dataset: DatasetSpec, task: Task, labels:
     array = next(array for array in dataset.arrays if array.name == labels)
     kind = task.kind or ("classification" if _looks_like_classes(output, array) else "regression")
     same_shape = _fits(output.shape[1:], array.shape[1:])
-    if kind == "regression" and not (same_shape or array.shape[1:] == ()):
+    if kind == "regression" and not (same_shape or _one_value_each(output, array)):
         raise _no_fit(output, array)
     if kind == "classification" and not same_shape:  # of the same shape they are a score for each class
         _check_classes(output, array)
@@ -151,6 +151,14 @@ def _castable(spec: TensorSpec, array: ArraySpec) -> bool:
     bits = int(spec.dtype.lstrip("uint"))
     low, high = (0, 2**bits - 1) if spec.dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     return (array.minimum is None or array.minimum >= low) and (array.maximum is None or array.maximum <= high)
+
+
+def _one_value_each(output: TensorSpec, labels: ArraySpec) -> bool:
+    """A number for each example, on both sides, whether or not it has an axis of its own."""
+    return all(
+        len(shape) == 1 or (len(shape) == 2 and (not isinstance(shape[1], int) or shape[1] in {1, -1}))
+        for shape in (output.shape, labels.shape)
+    )
 
 
 def _looks_like_classes(output: TensorSpec, labels: ArraySpec) -> bool:

@@ -8,8 +8,9 @@ from app.jobs.schemas import JobRequest, Plan, Prediction, StepPlan, Use
 from app.problems import FieldError, Invalid
 from modelpress.jobs import Task, TaskKind
 from modelpress.matching import MismatchError, check_labels, check_teacher, judged_output, match
-from modelpress.models import DatasetSpec, ModelSpec
+from modelpress.models import DatasetSpec, ModelSpec, TensorSpec
 from modelpress.steps import Data, IllegalOrderError, check_order
+from modelpress.steps.distillation import Distillation
 
 USES: tuple[Use, ...] = ("train", "calibrate", "evaluate")
 METRICS: dict[TaskKind, frozenset[str]] = {
@@ -91,47 +92,55 @@ def _fit(request: JobRequest, material: Material) -> tuple[Task, list[FieldError
         output = judged_output(signature, task)
     except MismatchError as error:
         return task, [FieldError(pointer=error.pointer, detail=error.detail)]
-    errors: dict[tuple[str, str], FieldError] = {}
-    inferred: dict[str, object] = {"output": output.name}
+    errors: list[FieldError] = []
+    labels: dict[Use, str] = {}
+    kinds: dict[Use, TaskKind] = {}
     for use, dataset in material.data.items():
         try:
-            labels = match(signature, dataset, task).labels
-            if not _labels_matter(request, use):
-                continue
-            if labels is not None:
-                inferred |= {"kind": check_labels(signature, dataset, task, labels), "label": labels}
-            elif task.label is not None or use == "train":
-                pointer = "/task/label" if task.label else f"/data/{use}"
-                errors[pointer, use] = FieldError(pointer=pointer, detail=_no_labels(use, task, dataset))
+            found = match(signature, dataset, task).labels
+            if found is not None:
+                labels[use], kinds[use] = found, check_labels(signature, dataset, task, found)
+            elif needed := _who_needs_labels(request, use):
+                errors.append(_no_labels(use, needed, task, dataset))
         except MismatchError as error:
-            found = FieldError(pointer=error.pointer or f"/data/{use}", detail=error.detail)
-            errors[found.pointer, found.detail] = found
-    task = task.model_copy(update=inferred)
-    metrics = METRICS.get(task.kind or "none")
-    for pointer, metric in _metrics(request):
-        if metrics is not None and metric not in metrics:
-            detail = f"{metric} does not measure {task.kind}; there are: {', '.join(sorted(metrics))}"
-            errors[pointer, detail] = FieldError(pointer=pointer, detail=detail)
-    return task, list(errors.values())
+            errors.append(FieldError(pointer=error.pointer or f"/data/{use}", detail=error.detail))
+    if len(set(kinds.values())) > 1:
+        said = ", ".join(f"{use}: {kind}" for use, kind in kinds.items())
+        errors.append(FieldError(pointer="/data", detail=f"the labels do not mean the same ({said}); set task.kind"))
+    used = next((use for use in ("evaluate", "train", "calibrate") if use in kinds), None)
+    if used is not None:
+        task = task.model_copy(update={"output": output.name, "kind": kinds[used], "label": labels[used]})
+    return task, [*errors, *_metrics(request, task, output)]
 
 
-def _labels_matter(request: JobRequest, use: Use) -> bool:
-    trained = any(step.data_needed() is Data.TRAIN for step in request.recipe)
-    return use == "evaluate" or (use == "train" and trained)
+def _who_needs_labels(request: JobRequest, use: Use) -> str | None:
+    if use == "evaluate" and request.task.label is not None:
+        return "measuring by labels"
+    for step in request.recipe:
+        weighs = isinstance(step, Distillation) and step.label_weight > 0
+        if use == "train" and (weighs or step.data_needed() is Data.TRAIN):
+            return f"{step.step} with label_weight" if weighs else step.step
+    return None
 
 
-def _no_labels(use: Use, task: Task, dataset: DatasetSpec) -> str:
+def _no_labels(use: Use, needed_by: str, task: Task, dataset: DatasetSpec) -> FieldError:
     names = ", ".join(array.name for array in dataset.arrays)
     if task.label is not None:
-        return f"the dataset for {use} has no array {task.label!r}; it has: {names}"
-    return f"fine_tuning needs labels, and none of {names} is known as such; name the array in task.label"
+        detail = f"{needed_by} needs the array {task.label!r}, and the dataset for {use} has: {names}"
+        return FieldError(pointer="/task/label", detail=detail)
+    detail = f"{needed_by} needs labels, and none of {names} is known as such; name the array in task.label"
+    return FieldError(pointer=f"/data/{use}", detail=detail)
 
 
-def _metrics(request: JobRequest) -> Iterator[tuple[str, str]]:
-    if request.task.metric is not None:
-        yield "/task/metric", request.task.metric
-    if request.targets.max_drop is not None and request.targets.max_drop.metric is not None:
-        yield "/targets/max_drop/metric", request.targets.max_drop.metric
+def _metrics(request: JobRequest, task: Task, output: TensorSpec) -> Iterator[FieldError]:
+    drop = request.targets.max_drop
+    known = METRICS.get(task.kind or "none")
+    if known is not None and output.shape and isinstance(size := output.shape[-1], int) and size <= 5:
+        known -= {"top5_accuracy"}  # always 1
+    for pointer, metric in (("/task/metric", task.metric), ("/targets/max_drop/metric", drop and drop.metric)):
+        if known is not None and metric is not None and metric not in known:
+            detail = f"{metric} does not measure {task.kind}; there are: {', '.join(sorted(known))}"
+            yield FieldError(pointer=pointer, detail=detail)
 
 
 def _prediction(request: JobRequest, material: Material) -> Prediction:

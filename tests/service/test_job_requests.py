@@ -96,7 +96,12 @@ BAD_DATA: list[tuple[dict[str, Any], Any, str, str]] = [
     ({}, dataset(array("a"), array("b")), "/data/evaluate", "no array for the model's input 'image'"),
     ({}, dataset(array("image", "uint8")), "/data/evaluate", "normalise"),
     ({}, dataset(array("image"), labels(maximum=10)), "/data/evaluate", "has 10 classes (0 to 9)"),
-    ({"task": {"label": "z"}}, LABELLED, "/task/label", "no array 'z'; it has: image, labels"),
+    (
+        {"task": {"label": "z"}},
+        LABELLED,
+        "/task/label",
+        "needs the array 'z', and the dataset for evaluate has: image, labels",
+    ),
     ({"task": {"metric": "mse"}}, LABELLED, "/task/metric", "mse does not measure classification"),
     (
         {"targets": {"max_drop": {"metric": "mae", "absolute": 0.1}}},
@@ -126,19 +131,47 @@ async def test_everything_that_is_wrong_is_said_at_once(client: httpx.AsyncClien
     assert pointers == {"/recipe/1/step", "/recipe/1", "/recipe/2", "/data/evaluate"}
 
 
-async def test_labels_matter_only_where_they_are_used(client: httpx.AsyncClient, uploads: Uploads) -> None:
-    train = await uploads.dataset(dataset(array("image"), labels(maximum=99)))
-    request = {"model": await uploads.model(), "recipe": [{"step": "distillation"}], "data": {"train": train}}
-    assert (await client.post("/v1/jobs", json=request)).status_code == 202
-    answer = await client.post("/v1/jobs", json={**request, "recipe": [{"step": "fine_tuning"}]})
-    assert answer.json()["errors"][0]["pointer"] == "/data/train"
-
-
-async def test_fine_tuning_wants_labels(client: httpx.AsyncClient, uploads: Uploads) -> None:
-    data = {"train": await uploads.dataset(UNLABELLED)}
-    request = {"model": await uploads.model(), "recipe": [{"step": "fine_tuning"}], "data": data}
+@pytest.mark.parametrize("step", [{"step": "fine_tuning"}, {"step": "distillation", "label_weight": 0.5}])
+async def test_steps_that_look_at_labels_want_them(
+    client: httpx.AsyncClient, uploads: Uploads, step: dict[str, Any]
+) -> None:
+    model, unlabelled = await uploads.model(), await uploads.dataset(UNLABELLED, b"without")
+    request = {"model": model, "recipe": [step], "data": {"train": unlabelled}}
     answer = await client.post("/v1/jobs", json=request)
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/data/train"]
     assert "name the array in task.label" in answer.json()["errors"][0]["detail"]
+    labelled = await uploads.dataset(LABELLED, b"with")
+    assert (await client.post("/v1/jobs", json={**request, "data": {"train": labelled}})).status_code == 202
+
+
+async def test_a_named_label_may_be_missing_where_nothing_looks_at_it(
+    client: httpx.AsyncClient, uploads: Uploads
+) -> None:
+    train = await uploads.dataset(UNLABELLED, b"train")
+    evaluate = await uploads.dataset(dataset(array("image"), labels("digit")), b"evaluate")
+    request = {
+        "model": await uploads.model(),
+        "recipe": [{"step": "distillation"}],
+        "data": {"train": train, "evaluate": evaluate},
+        "task": {"label": "digit"},
+    }
+    assert (await client.post("/v1/jobs", json=request)).status_code == 202
+
+
+async def test_labels_must_mean_the_same_everywhere(client: httpx.AsyncClient, uploads: Uploads) -> None:
+    numbers = await uploads.dataset(dataset(array("image"), array("labels", shape=(100, 10))), b"numbers")
+    request = {
+        "model": await uploads.model(),
+        "recipe": HALF,
+        "data": {"train": numbers, "evaluate": await uploads.dataset()},
+    }
+    answer = await client.post("/v1/jobs", json=request)
+    assert answer.json()["errors"] == [
+        {
+            "pointer": "/data",
+            "detail": "the labels do not mean the same (train: regression, evaluate: classification); set task.kind",
+        }
+    ]
 
 
 async def test_a_teacher_must_have_the_same_signature(client: httpx.AsyncClient, uploads: Uploads) -> None:

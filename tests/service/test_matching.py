@@ -104,6 +104,9 @@ def test_an_output_that_does_not_exist(output: int | str) -> None:
         (("N", 21, "H", "W"), array("y", "uint8", (100, 64, 64), minimum=0, maximum=20), "classification"),
         (("N", 10), array("y", "int8", (100, 10), minimum=0, maximum=1), "classification"),
         (("N", 1), array("y", "float32", (100,)), "regression"),
+        (("N", None), array("y", "float32", (100,)), "regression"),
+        (("N",), array("y", "float32", (100, 1)), "regression"),
+        (("N", 10), array("y", "float32", (100, 10)), "regression"),
         (("N", 4), array("y", "float32", (100, 4)), "regression"),
     ],
 )
@@ -117,6 +120,7 @@ def test_the_kind_is_inferred_from_labels_and_output(output: tuple[Dim, ...], gi
         (Task(), labels("y", 10), "go up to 10, but the output 'y' has 10 classes"),
         (Task(), array("y", "int64", (100,), minimum=-1, maximum=9), "go down to -1"),
         (Task(), array("y", "float32", (100, 3)), "do not fit the output"),
+        (Task(), array("y", "float32", (100,)), "do not fit the output"),
         (Task(kind="classification"), array("y", "float32", (100,)), "whole numbers"),
         (Task(kind="regression"), array("y", "int64", (100, 3), minimum=0, maximum=9), "do not fit"),
     ],
