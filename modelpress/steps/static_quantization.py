@@ -20,7 +20,7 @@ class StaticQuantization(Step):
     smooth: float | None = Field(None, gt=0, lt=1, description="SmoothQuant strength for linear layers of transformers")
     adaptive_rounding: bool = Field(False, description="AdaRound: learn each weight's rounding on the calibration data")
     keep_float: float = Field(
-        0.02, ge=0, le=1, description="leave layers float while the outputs' relative error is above this; 1 never does"
+        0.05, ge=0, le=1, description="leave layers float while the outputs' relative error is above this; 1 never does"
     )
     layers: LayerSelection = LayerSelection()
 
