@@ -1,4 +1,4 @@
-"""An engine for tests of what surrounds the engine: an upload is a small program that it obeys, the evil ones included."""
+"""An engine for tests of what surrounds the engine: an upload is a small program, and it obeys the evil ones too."""
 
 import ctypes
 import json
@@ -42,8 +42,12 @@ def run(run_dir: Path, emit: Emit) -> None:
     spec: Spec = TypeAdapter(RunSpec).validate_json((run_dir / "job.json").read_bytes())
     upload = spec.dataset if isinstance(spec, InspectDataset) else spec.model
     orders = json.loads((run_dir / upload.path).read_bytes())
-    print(f"{orders['act']} in {run_dir}", flush=True)
+    say(f"{orders['act']} in {run_dir}")
     globals()[orders.pop("act")](spec, run_dir, emit, **orders)
+
+
+def say(line: str) -> None:
+    os.write(1, f"{line}\n".encode())
 
 
 def succeed(spec: Spec, run_dir: Path, emit: Emit, seconds: float = 0, result: str = "smaller") -> None:
@@ -114,7 +118,7 @@ def metrics(spec: Spec, run_dir: Path, emit: Emit, count: int) -> None:
 
 def talk(spec: Spec, run_dir: Path, emit: Emit, lines: int) -> None:
     for number in range(lines):
-        print(f"line {number} of a long story about {run_dir}")
+        say(f"line {number} of a long story about {run_dir}")
     os.write(3, b"no event\n" + b"x" * 100_000 + b"\n")
     succeed(spec, run_dir, emit)
 
@@ -147,11 +151,15 @@ def answer_with_path(spec: Compress, run_dir: Path, emit: Emit, path: str) -> No
 
 def spy(spec: Spec, run_dir: Path, emit: Emit, paths: list[str]) -> None:
     """Tells in the log what can be seen and done from in here."""
-    found: dict[str, Any] = {"environment": sorted(os.environ), "files": sorted(os.listdir("/proc/self/fd"))}
+    found: dict[str, Any] = {
+        "environment": sorted(os.environ),
+        "files": [str(path) for path in Path("/proc/self/fd").iterdir()],
+    }
     for path in paths:
         try:
-            found[path] = os.listdir(path) if os.path.isdir(path) else Path(path).read_bytes()[:1].hex()
+            place = Path(path)
+            found[path] = [str(entry) for entry in place.iterdir()] if place.is_dir() else len(place.read_bytes())
         except OSError as error:
             found[path] = type(error).__name__
-    print(json.dumps(found), flush=True)
+    say(json.dumps(found))
     succeed(spec, run_dir, emit)
