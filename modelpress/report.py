@@ -13,7 +13,7 @@ class Verdict(StrEnum):
     DEGRADED = "degraded"
     """Quality or agreement fell further than was asked for, or than the default bounds."""
     NO_GAIN = "no_gain"
-    """The file is not smaller and the model is not faster."""
+    """The file is not smaller, the model is not faster, and its quality is not better."""
 
 
 class Size(Strict):

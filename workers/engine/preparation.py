@@ -68,6 +68,11 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
         free=checked.free if checked is not None else FREE_SIZES[0],
         deadline=reporter.deadline,
     )
+    own = resolve_runtime("auto", device)
+    if conditions.runtime != own:
+        reporter.warn(
+            f"the result is made for {conditions.runtime}, but this worker is {own}: its latency will be another there"
+        )
     original.module.eval().to(device)
     context = Context(
         train=data.get("train"),

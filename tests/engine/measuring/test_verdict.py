@@ -97,6 +97,20 @@ def test_gain_is_a_smaller_file_or_a_faster_model(size, speed, verdict):
     assert judge(replace(GOOD, size_ratio=size, latency=(speed,)), NONE).verdict == verdict
 
 
+def test_better_quality_is_a_gain_too():
+    trained = replace(GOOD, size_ratio=1.0, latency=(), quality=quality(0.3, 0.9))
+    assert judge(trained, NONE).verdict == Verdict.PASSED
+    assert "accuracy rose from 0.3 to 0.9" in judge(trained, NONE).reasons[0]
+
+
+def test_too_few_labels_leave_it_to_the_agreement():
+    few = quality(0.9, 0.7, spread=0.25, n=20)
+    alike = judge(replace(GOOD, quality=few), NONE)
+    assert alike.verdict == Verdict.PASSED
+    assert "may be chance" in alike.reasons[0]
+    assert judge(replace(GOOD, quality=few, agreement=agreement(top1=0.7)), NONE).verdict == Verdict.DEGRADED
+
+
 def test_a_slower_model_is_said_before_the_gain():
     judgement = judge(replace(GOOD, latency=(latency(0.5, 0.6, 0.7),)), NONE)
     assert "slower at batch 1" in judgement.reasons[0]

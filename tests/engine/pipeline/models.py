@@ -97,7 +97,7 @@ def file(name):
     return {"path": f"in/{name}", "filename": name}
 
 
-def compress(path, model, recipe, *, data=None, **request) -> tuple[RunResult, list]:
+def compress(path, model, recipe, *, data=None, teacher=None, **request) -> tuple[RunResult, list]:
     """Run a recipe. `data`: use → (x, labels), x or a dict of arrays."""
     sets = {use: _arrays(given) for use, given in (data or {}).items()}
     job = {
@@ -106,8 +106,12 @@ def compress(path, model, recipe, *, data=None, **request) -> tuple[RunResult, l
         "data": {use: file(use) for use in sets},
         "request": {"recipe": recipe, **request},
     }
+    files = {"model": model, **sets}
+    if teacher is not None:
+        job["teacher"] = file("teacher")
+        files["teacher"] = teacher
     events = []
-    result = run(run_dir(path, job, model=model, **sets), events.append)
+    result = run(run_dir(path, job, **files), events.append)
     return result, events
 
 

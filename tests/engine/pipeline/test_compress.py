@@ -3,10 +3,13 @@
 import numpy as np
 import onnxruntime as ort
 import pytest
+import torch
+from torch import nn
 
 from modelpress.report import Verdict
 from modelpress.run import RunResult
 from tests.engine.pipeline.models import as_onnx, blobs, compress, convolutional, images, mlp
+from workers.engine.measuring.environment import own_runtime
 
 HALF = [{"step": "half_precision"}]
 
@@ -78,8 +81,6 @@ def test_zeros_that_no_runtime_uses_are_no_gain(tmp_path):
 
 
 def test_a_file_that_grew_is_no_gain(tmp_path):
-    from torch import nn
-
     tiny = as_onnx(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)), ("batch", 2))
     x = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
     result, _ = compress(tmp_path / "run", tiny, [{"step": "static_quantization"}], data={"calibrate": x})
@@ -97,6 +98,27 @@ def test_distillation_brings_a_pruned_model_back(tmp_path):
     assert taught.report.agreement[0].cosine > pruned.report.agreement[0].cosine
     assert taught.report.size[1].nonzeros == pruned.report.size[1].nonzeros
     assert any(event.type == "metric" for event in events)
+
+
+def test_an_uploaded_teacher_teaches(tmp_path):
+    torch.manual_seed(1)
+    untrained = as_onnx(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)), ("batch", 16))
+    data = {"train": blobs(2000, 3)[0], "evaluate": blobs(1000, 2)}
+    recipe = [{"step": "distillation", "epochs": 10, "learning_rate": 0.01}]
+    result, _ = compress(tmp_path / "a", untrained, recipe, data=data, teacher=mlp())
+    assert result.report.quality.original < 0.5
+    assert result.report.quality.result > 0.8
+    assert result.report.verdict == Verdict.PASSED  # not smaller, not faster, but better
+
+    refused, _ = compress(tmp_path / "b", untrained, recipe, data=data, teacher=convolutional())
+    assert refused.error.code == "invalid_model"
+    assert "teacher's 'x'" in refused.error.message or "teacher's input 'x'" in refused.error.message
+
+
+def test_a_runtime_that_is_not_this_one_is_said(tmp_path):
+    result, _ = compress(tmp_path / "run", mlp(), HALF, runtime="cpu-arm")
+    assert result.report.verdict == Verdict.PASSED
+    assert (own_runtime() == "cpu-arm") != any("made for cpu-arm" in warning for warning in result.report.warnings)
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
@@ -125,8 +147,6 @@ def test_targets_and_regression(tmp_path):
 
 
 def test_a_fixed_batch_size_is_kept(tmp_path):
-    from torch import nn
-
     model = as_onnx(nn.Sequential(nn.Linear(16, 200), nn.ReLU(), nn.Linear(200, 4)), (3, 16))
     result, _ = compress(tmp_path / "run", model, HALF, data={"evaluate": blobs(100, 2)})
     assert result.error is None

@@ -58,7 +58,9 @@ class Judgement:
 
 def judge(evidence: Evidence, targets: Targets) -> Judgement:
     outcomes = _targets(evidence, targets)
-    degraded = [*_broken(evidence), *_quality(evidence, targets), *_agreement(evidence)]
+    perhaps = _perhaps(evidence, targets)
+    unlike = _agreement(evidence) if evidence.quality is None or perhaps else []
+    degraded = [*_broken(evidence), *_quality(evidence, targets), *unlike]
     no_gain = _no_gain(evidence)
     missed = [_missed(outcome) for outcome in outcomes if not outcome.met]
     if degraded:
@@ -68,7 +70,7 @@ def judge(evidence: Evidence, targets: Targets) -> Judgement:
     else:
         verdict = Verdict.PASSED
     gains = [] if no_gain else [_gain(evidence)]
-    return Judgement(verdict, (*degraded, *no_gain, *missed, *_slower(evidence), *gains), outcomes)
+    return Judgement(verdict, (*degraded, *perhaps, *no_gain, *missed, *_slower(evidence), *gains), outcomes)
 
 
 def loss(metric: Metric, original: float, result: float) -> float:
@@ -83,31 +85,50 @@ def _broken(evidence: Evidence) -> list[str]:
 
 
 def _quality(evidence: Evidence, targets: Targets) -> list[str]:
-    quality = evidence.quality
+    """Why the quality is too low, if it is."""
+    quality, drop = evidence.quality, targets.max_drop
     if quality is None:
         return []
-    lost = loss(quality.metric, quality.original, quality.result)
-    rises = METRICS[quality.metric].rises
-    certain = quality.high < 0 if rises else quality.low > 0
-    allowed = WORST_DROP if rises else WORST_RISE * abs(quality.original)
-    sentence = (
-        f"{quality.metric} {'fell' if rises else 'rose'} from {quality.original:.4g} to {quality.result:.4g} "
-        f"(change {quality.change:+.4g}, 95 % interval {quality.low:+.4g} to {quality.high:+.4g}, n = {quality.n})"
-    )
-    drop = targets.max_drop
     if drop is not None:
         measured = _drop(quality, drop.metric)
-        return (
-            [f"{sentence}: more than the {drop.absolute:g} allowed"]
-            if measured is not None and measured > drop.absolute
-            else []
-        )
-    return [sentence] if lost > allowed and certain else []
+        exceeded = measured is not None and measured > drop.absolute
+        return [f"{_change(quality)}: more than the {drop.absolute:g} allowed"] if exceeded else []
+    return [_change(quality)] if _fell(quality) and _certain(quality) else []
+
+
+def _perhaps(evidence: Evidence, targets: Targets) -> list[str]:
+    """What the labels are too few to decide."""
+    quality = evidence.quality
+    if quality is None or targets.max_drop is not None or not _fell(quality) or _certain(quality):
+        return []
+    return [f"{_change(quality)}: this may be chance, more labelled examples would tell"]
+
+
+def _fell(quality: Quality) -> bool:
+    allowed = WORST_DROP if METRICS[quality.metric].rises else WORST_RISE * abs(quality.original)
+    return loss(quality.metric, quality.original, quality.result) > allowed
+
+
+def _certain(quality: Quality) -> bool:
+    return quality.high < 0 if METRICS[quality.metric].rises else quality.low > 0
+
+
+def _surely_better(quality: Quality) -> bool:
+    return quality.low > 0 if METRICS[quality.metric].rises else quality.high < 0
+
+
+def _change(quality: Quality) -> str:
+    verb = "fell" if quality.change < 0 else "rose"
+    return (
+        f"{quality.metric} {verb} from {quality.original:.4g} to {quality.result:.4g} "
+        f"(change {quality.change:+.4g}, 95 % interval {quality.low:+.4g} to {quality.high:+.4g}, n = {quality.n})"
+    )
 
 
 def _agreement(evidence: Evidence) -> list[str]:
+    """Why the answers differ too much, if they do."""
     agreement = evidence.agreement
-    if evidence.quality is not None or agreement is None:
+    if agreement is None:
         return []
     where = f"{agreement.n} {'made-up inputs' if evidence.made_up else 'examples'}"
     telling = evidence.answers == "choices" or (evidence.answers == "scores" and not evidence.made_up)
@@ -121,6 +142,9 @@ def _agreement(evidence: Evidence) -> list[str]:
 
 
 def _no_gain(evidence: Evidence) -> list[str]:
+    quality = evidence.quality
+    if quality is not None and _surely_better(quality):
+        return []
     if evidence.size_ratio >= LEAST_SMALLER or any(latency.ratio_low > 1 + NOISE for latency in evidence.latency):
         return []
     size = evidence.size_ratio
@@ -145,13 +169,22 @@ def _slower(evidence: Evidence) -> list[str]:
 
 
 def _gain(evidence: Evidence) -> str:
-    first = evidence.latency[0] if evidence.latency else None
-    smaller = (
-        f"the file is {evidence.size_ratio:.2f} times smaller" if evidence.size_ratio >= 1 else "the file is larger"
-    )
-    if first is None or abs(first.ratio - 1) < NOISE:
-        return f"{smaller}, at the same speed" if first is not None else smaller
-    return f"{smaller}, {first.ratio:.2f} times as fast at batch {first.batch}"
+    ratio, first, quality = evidence.size_ratio, next(iter(evidence.latency), None), evidence.quality
+    if ratio >= LEAST_SMALLER:
+        said = [f"the file is {ratio:.2f} times smaller"]
+    else:
+        said = [
+            "the file is as large as before"
+            if ratio > 1 / LEAST_SMALLER
+            else f"the file is {1 / ratio:.2f} times larger"
+        ]
+    if first is not None and abs(first.ratio - 1) >= NOISE:
+        said.append(f"{first.ratio:.2f} times as fast at batch {first.batch}")
+    elif first is not None:
+        said.append("at the same speed")
+    if quality is not None and _surely_better(quality):
+        said.append(_change(quality))
+    return ", ".join(said)
 
 
 def _targets(evidence: Evidence, targets: Targets) -> tuple[TargetOutcome, ...]:
