@@ -44,7 +44,7 @@ def read_onnx(source: bytes | Path) -> Graph:
         _read_node(proto, opsets, values, graph)
     outputs = [(_spec(info, "output"), values[info.name]) for info in model.graph.output]
     if not outputs:
-        raise InvalidModelError("the model has no outputs")
+        raise InvalidModelError("the model has no outputs; export it again with those that you need")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     _name_by_bias(graph)
     result = graph.finish(outputs, opset=opsets[""], metadata=metadata)
@@ -80,9 +80,9 @@ def _parse(data: bytes) -> ModelProto:
     try:
         model = ModelProto.FromString(data)
     except DecodeError as error:
-        raise InvalidModelError("the file is not an ONNX model, or it is cut off") from error
+        raise InvalidModelError("the file is not an ONNX model, or it is cut off: make it with torch.onnx.export and upload the whole file") from error
     if not model.HasField("graph") or not model.graph.node:
-        raise InvalidModelError("the file is not an ONNX model: it has no graph with nodes")
+        raise InvalidModelError("the file is not an ONNX model: it has no graph with nodes; make it with torch.onnx.export")
     if model.functions:
         model = _inlined(model)
     if model.graph.sparse_initializer:
@@ -101,7 +101,7 @@ def _opsets(model: ModelProto) -> dict[str, int]:
     opsets = {"" if entry.domain in STANDARD_DOMAINS else entry.domain: entry.version for entry in model.opset_import}
     version = opsets.get("")
     if version is None:
-        raise InvalidModelError("the model does not say which ONNX opset it uses")
+        raise InvalidModelError("the model does not say which ONNX opset it uses; export it again")
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= version <= newest:
         raise UnsupportedModelError(

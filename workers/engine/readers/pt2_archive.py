@@ -82,7 +82,7 @@ class Archive:
                 "The archive's archive_format is not pt2. Make it with torch.export.save(program, path)."
             )
         if "byteorder" in self._members and self.read("byteorder", 16) != b"little":
-            raise InvalidModelError("The archive was written on a big-endian machine, which is not supported.")
+            raise InvalidModelError("The archive was written on a big-endian machine; export the model on another one.")
 
     def names(self, folder: str) -> list[str]:
         return sorted(name for name in self._members if name.startswith(folder))
