@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, cast
 from uuid import UUID
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
@@ -30,11 +30,13 @@ class Waker:
     """Sends wake-ups beside the request, so that a slow Redis delays no answer. The rows are the truth anyway."""
 
     redis_url: str
+    _threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(4))
+    """Of its own: where Redis hangs, uploads and downloads must not wait for threads."""
     _celery: "Celery | None" = None
     _running: set[asyncio.Task[None]] = field(default_factory=set)
 
     def wake(self, queue: str, job_id: UUID) -> None:
-        task = asyncio.create_task(to_thread.run_sync(self._send, queue, job_id))
+        task = asyncio.create_task(to_thread.run_sync(self._send, queue, job_id, limiter=self._threads))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 

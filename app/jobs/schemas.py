@@ -1,7 +1,7 @@
 from hashlib import sha256
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.web.fields import DatasetId, JobId, ModelId, Timestamp
 from modelpress.jobs import JobData, JobStatus, Labels, Progress, Recipe, Task
@@ -14,6 +14,26 @@ Use = Literal["train", "calibrate", "evaluate"]
 
 class JobRequest(Recipe):
     """A recipe, the model it is applied to, and the data that is there for it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "mdl_01a20cbff754710999f0730c2de549af",
+                    "recipe": [
+                        {"step": "magnitude_pruning", "sparsity": 0.7},
+                        {"step": "distillation", "epochs": 2},
+                        {"step": "static_quantization"},
+                    ],
+                    "data": {
+                        "train": "dst_01a20cbff9407227a6ba2cb796bc8aee",
+                        "evaluate": "dst_01a20cc2e31076b487ebb511d7fc13d8",
+                    },
+                    "targets": {"max_drop": {"metric": "accuracy", "absolute": 0.01}, "size_ratio": 3.5},
+                }
+            ]
+        }
+    )
 
     model: ModelId
     teacher: ModelId | None = Field(None, description="what distillation learns from; the model itself by default")

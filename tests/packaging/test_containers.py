@@ -61,7 +61,7 @@ def test_programs_are_those_of_the_project(command: list[str]) -> None:
             assert find_spec(module) is not None
         case ["python", "-c", code]:
             compile(code, "healthcheck", "exec")
-        case ["uvicorn", "--factory", target, "--host", "0.0.0.0", "--port", port]:
+        case ["uvicorn", "--factory", target, "--host", "0.0.0.0", "--port", port, *_]:
             module, _, factory = target.partition(":")
             imported = f"import {module}; assert callable({module}.{factory})"
             subprocess.run([sys.executable, "-c", imported], check=True, cwd=ROOT)

@@ -202,6 +202,22 @@ class TestWaiting:
         assert answers[0].json()["status"] == "running"
         assert answers[0].headers["etag"] != etag
 
+    async def test_waiting_holds_no_database_connection(
+        self, client: httpx.AsyncClient, uploads: Uploads, app: FastAPI
+    ) -> None:
+        job = await uploads.job()
+        url, headers = f"/v1/jobs/{job['id']}", {"Prefer": "wait=30"}
+        pool = app.state.services.engine.pool
+        more_than_the_pool = pool.size() + 15
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(more_than_the_pool):
+                    tasks.start_soon(lambda: client.get(url, headers=headers))
+                waiting = app.state.services.watcher.waiting
+                await until(lambda: sum(map(len, waiting.values())) == more_than_the_pool)
+                await until(lambda: pool.checkedout() == 0)
+                await client.post(f"{url}/cancel")
+
     async def test_no_news_is_a_304(self, client: httpx.AsyncClient, uploads: Uploads) -> None:
         job = await uploads.job()
         headers = {"Prefer": "wait=1", "If-None-Match": f'"{job["version"]}"'}

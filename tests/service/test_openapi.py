@@ -8,7 +8,9 @@ import pytest
 from fastapi import FastAPI
 
 from app import problems
+from app.jobs.schemas import JobRequest
 from app.problems import Problem
+from modelpress.steps import check_order
 
 pytestmark = pytest.mark.anyio
 
@@ -69,6 +71,12 @@ def test_no_answer_is_the_frameworks_own(document: dict[str, Any]) -> None:
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     references = set(re.findall(r"#/components/schemas/([\w.-]+)", str(document)))
     assert references <= set(document["components"]["schemas"])
+
+
+def test_the_example_of_a_job_is_a_job(document: dict[str, Any]) -> None:
+    (example,) = document["components"]["schemas"]["JobRequest"]["examples"]
+    request = JobRequest.model_validate(example)
+    check_order(request.recipe)
 
 
 def test_every_operation_says_what_it_does(document: dict[str, Any]) -> None:
