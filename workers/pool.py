@@ -137,8 +137,8 @@ class Pool:
     def _live_with_zygote(self) -> None:
         ours, theirs = messages.pair()
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {
-            # OpenMP threads that spin at a barrier take the cores from whoever they wait for: on a busy machine training
-            # was five times slower with the default, and the job that starts next to others is the usual one.
+            # OpenMP threads that spin at a barrier take the cores from whoever they wait for: training was five times
+            # slower with the default on a busy machine.
             "GOMP_SPINCOUNT": "1000",
             "LANG": "C.UTF-8",
             "OPENBLAS_NUM_THREADS": "1",  # its pool would start with the import of numpy, before the fork

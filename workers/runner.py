@@ -36,6 +36,7 @@ class Engine(Protocol):
 def keep(engine: Engine, channel: socket.socket, namespaces: int) -> None:
     """The keeper's life, from its fork to its end. `channel` leads to the zygote."""
     kernel.die_with_parent(signal.SIGKILL)
+    kernel.adopt_orphans()
     sandbox.enter_namespaces(namespaces)
     process = os.fork()
     if process == 0:
@@ -44,11 +45,8 @@ def keep(engine: Engine, channel: socket.socket, namespaces: int) -> None:
     pidfd = os.pidfd_open(process)
     messages.send(channel, messages.Forked(), pidfd)
     os.close(pidfd)
-    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
-    # Not reaped yet, so that its number cannot be another's: end its session. With a process namespace all is over.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process, signal.SIGKILL)
     _, status, usage = os.wait4(process, 0)
+    kernel.kill_children()  # with a process namespace there are none: they went with its first process
     code = os.waitstatus_to_exitcode(status)
     messages.send(channel, messages.Ended(status=code, peak_bytes=usage.ru_maxrss * 1024))
     os._exit(0)

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -149,7 +150,7 @@ def answer_with_path(spec: Compress, run_dir: Path, emit: Emit, path: str) -> No
     write_result(run_dir, RunResult(model=MODEL, files=files, report=report(spec)).model_dump_json())
 
 
-def spy(spec: Spec, run_dir: Path, emit: Emit, paths: list[str]) -> None:
+def spy(spec: Spec, run_dir: Path, emit: Emit, paths: list[str], port: int) -> None:
     """Tells in the log what can be seen and done from in here."""
     found: dict[str, Any] = {
         "environment": sorted(os.environ),
@@ -161,5 +162,15 @@ def spy(spec: Spec, run_dir: Path, emit: Emit, paths: list[str]) -> None:
             found[path] = [str(entry) for entry in place.iterdir()] if place.is_dir() else len(place.read_bytes())
         except OSError as error:
             found[path] = type(error).__name__
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        found["network"] = "open"
+    except OSError as error:
+        found["network"] = type(error).__name__
+    try:
+        (run_dir.parent / "planted").touch()
+        found["planted"] = "done"
+    except OSError as error:
+        found["planted"] = type(error).__name__
     say(json.dumps(found))
     succeed(spec, run_dir, emit)
