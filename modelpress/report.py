@@ -75,7 +75,9 @@ class LayerReport(Strict):
     nonzeros: int
     sparsity: float
     bits: float
-    snr_db: float | None = Field(None, description="of the weights; None: unchanged")
+    snr_db: float | None = Field(
+        None, description="of the weights, each output channel up to its scale; None: unchanged"
+    )
     note: str = Field("", description="why it was left alone, where it was")
 
 

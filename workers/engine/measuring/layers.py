@@ -11,6 +11,8 @@ from modelpress.report import LayerReport
 from workers.engine.graph import Graph, Layer
 
 AT_ONCE = 1 << 20
+UNCHANGED = 1e-12
+"""Noise against signal below which weights are the same: float32 rounds at about 1e-14."""
 
 
 def layer_table(original: Graph, result: Graph, untouched: dict[str, str]) -> tuple[LayerReport, ...]:
@@ -33,7 +35,7 @@ def _row(before: Layer, after: Layer | None, note: str) -> LayerReport:
         nonzeros=nonzeros,
         sparsity=1 - nonzeros / parameters if parameters else 0.0,
         bits=_bits(after, now, parameters) if after is not None and parameters else 0.0,
-        snr_db=_snr(was, now),
+        snr_db=_snr(before, was, now),
         note=note,
     )
 
@@ -47,19 +49,31 @@ def _bits(layer: Layer, weights: dict[str, Tensor], parameters: int) -> float:
     return total / parameters
 
 
-def _snr(before: dict[str, Tensor], after: dict[str, Tensor]) -> float | None:
-    """None where nothing changed, or where the shapes did, so that there is nothing to subtract."""
+def _snr(layer: Layer, before: dict[str, Tensor], after: dict[str, Tensor]) -> float | None:
+    """Each output channel up to its scale, which folded norms and equalization change without a loss.
+
+    None where nothing changed, or where the shapes did, so that there is nothing to subtract.
+    """
     if set(before) != set(after) or any(before[name].shape != after[name].shape for name in before):
         return None
-    powers = [_powers(before[name], after[name]) for name in before]
+    powers = [_powers(before[name], after[name], layer.channel_axis(name)) for name in before]
     signal, noise = (sum(power) for power in zip(*powers, strict=True))
-    return None if noise == 0 or signal == 0 else 10 * math.log10(signal / noise)
+    return None if noise <= signal * UNCHANGED else 10 * math.log10(signal / noise)
 
 
-def _powers(before: Tensor, after: Tensor) -> tuple[float, float]:
-    """Of the signal and of the noise, summed in double precision, some values at a time."""
+def _powers(before: Tensor, after: Tensor, axis: int) -> tuple[float, float]:
+    """Of the signal and of the noise, summed in double precision, some channels at a time."""
+    was, now = (_by_channel(weight, axis) for weight in (before, after))
+    rows = max(1, AT_ONCE // max(1, was.shape[1]))
     signal = noise = 0.0
-    for was, now in zip(before.flatten().split(AT_ONCE), after.flatten().split(AT_ONCE), strict=True):
-        signal += float(was.double().square().sum())
-        noise += float((was.double() - now.double()).square().sum())
+    for one, other in zip(was.split(rows), now.split(rows), strict=True):
+        x, y = one.double(), other.double()
+        power = y.square().sum(1, keepdim=True)
+        scale = torch.where(power > 0, (x * y).sum(1, keepdim=True) / power.clamp_min(1e-300), 1.0)
+        signal += float(x.square().sum())
+        noise += float((x - (scale * y if x.shape[1] > 1 else y)).square().sum())
     return signal, noise
+
+
+def _by_channel(weight: Tensor, axis: int) -> Tensor:
+    return weight.movedim(axis, 0).flatten(1) if weight.ndim > 1 else weight[:, None]
