@@ -38,7 +38,7 @@ def test_open_sizes_are_tried_until_one_fits() -> None:
 def test_a_model_that_fits_no_size_says_where() -> None:
     node = helper.make_node("Add", ["x", "w"], ["y"])
     graph = read_onnx(model_of([node], {"x": ["n", 3]}, {"y": ["n", 3]}, {"w": np.ones(7, np.float32)}))
-    with pytest.raises(InvalidModelError, match="^add: The size of tensor a"):
+    with pytest.raises(InvalidModelError, match=r"^add: The size of tensor a"):
         propagate(graph)
     assert stats(graph).macs is None
 

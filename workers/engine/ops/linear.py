@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from workers.engine.ops.aten import reads_aten, reads_aten_as
 from workers.engine.ops.base import Op, Quantization, leaf_of, register, source_of
-from workers.engine.ops.plain import attributes_of
+from workers.engine.ops.plain import Plain, attributes_of
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
@@ -126,6 +126,25 @@ class MatMul(Op):
         if node.op == "call_module":
             return math.prod(node.meta["shape"]) * leaf_of(node, Linear).weight.shape[1]
         return math.prod(node.meta["shape"]) * int(source_of(node).meta["shape"][-1])
+
+
+def einsum(*tensors: Tensor, equation: str) -> Tensor:
+    return torch.einsum(equation, *tensors)
+
+
+@register
+class Einsum(Plain):
+    """Only the letters, commas and arrows of an equation reach generated code."""
+
+    name = "Einsum"
+    functions = (einsum,)
+    folds = 0
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+        equation = "".join(str(node.attribute("equation", "")).split())
+        if not equation or not set(equation) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ,.->"):
+            raise node.invalid("its equation is not one of letters, commas and an arrow")
+        return graph.call(einsum, *(node.input(index) for index in range(len(node.inputs))), equation=equation)
 
 
 reads_aten_as(torch.matmul, "matmul.default", "bmm.default", "mm.default")

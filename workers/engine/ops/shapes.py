@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx
 
-from workers.engine.dtypes import ONNX_OF_TORCH, TORCH_OF_ONNX
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.base import ANY, Op, Quantization, register
-from workers.engine.ops.convolution import torch_pads
+from workers.engine.ops.base import ANY, Quantization, register
 from workers.engine.ops.plain import Plain, plain
 from workers.engine.ops.reductions import as_ints
 
@@ -88,46 +84,6 @@ def tile(x: Tensor, repeats: Ints) -> Tensor:
     return x.repeat(as_ints(repeats))
 
 
-def pad(
-    x: Tensor, pads: Ints, value: Tensor | float | None = None, axes: Ints | None = None, *, mode: str = "constant"
-) -> Tensor:
-    amounts = as_ints(pads)
-    if axes is not None:
-        chosen = [axis % x.dim() for axis in as_ints(axes)]
-        full = [0] * (2 * x.dim())
-        for index, axis in enumerate(chosen):
-            full[axis], full[axis + x.dim()] = amounts[index], amounts[index + len(chosen)]
-        amounts = full
-    if mode == "constant":
-        return F.pad(x, torch_pads(amounts), value=0 if value is None else float(value))
-    for axis in range(x.dim()):
-        x = _pad_axis(x, axis, amounts[axis], amounts[axis + len(amounts) // 2], mode)
-    return x
-
-
-def _pad_axis(x: Tensor, axis: int, begin: int, end: int, mode: str) -> Tensor:
-    if not begin and not end:
-        return x
-    length = x.shape[axis]
-    places = torch.arange(-begin, length + end, device=x.device)
-    if mode == "edge":
-        places = places.clamp(0, length - 1)
-    elif mode == "wrap":
-        places = places % length
-    else:
-        period = max(2 * (length - 1), 1)
-        places = (places % period).minimum((-places) % period) if length > 1 else places * 0
-    return x.index_select(axis, places)
-
-
-def cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:  # noqa: ARG001 (matters for 8-bit floats only)
-    return x.to(TORCH_OF_ONNX[to])
-
-
-def cast_like(x: Tensor, like: Tensor, *, saturate: int = 1) -> Tensor:  # noqa: ARG001 (as above)
-    return x.to(like.dtype)
-
-
 def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     batch, channels, height, width = x.shape
     block, depth = blocksize, channels // blocksize**2
@@ -150,10 +106,6 @@ def trilu(x: Tensor, k: int | Tensor | None = None, *, upper: int = 1) -> Tensor
     return x.triu(diagonal) if upper else x.tril(diagonal)
 
 
-def einsum(*tensors: Tensor, equation: str) -> Tensor:
-    return torch.einsum(equation, *tensors)
-
-
 plain("Reshape", reshape, folds=ANY, literals=frozenset({1}), attribute_since={"allowzero": 14}, quantization=PASSES)
 plain("Flatten", flatten, folds=ANY, quantization=PASSES)
 plain("Transpose", transpose, folds=ANY, quantization=PASSES)
@@ -171,32 +123,9 @@ plain("Shape", shape, opset=15)
 plain("Size", size)
 plain("Expand", expand, literals=frozenset({1}), folds=0)
 plain("Tile", tile, literals=frozenset({1}), folds=0)
-plain(
-    "Pad",
-    pad,
-    folds=0,
-    literals=frozenset({1, 2, 3}),
-    attribute_before={1: ("pads", 11), 2: ("value", 11)},
-    quantization=PASSES,
-)
-plain("CastLike", cast_like, attribute_since={"saturate": 19}, opset=15)
 plain("DepthToSpace", depth_to_space, quantization=PASSES)
 plain("SpaceToDepth", space_to_depth, quantization=PASSES)
 plain("Trilu", trilu, literals=frozenset({1}), opset=14)
-
-
-@register
-class Cast(Plain):
-    name = "Cast"
-    functions = (cast,)
-    folds = ANY
-    attribute_since: ClassVar[dict[str, int]] = {"saturate": 19}
-
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
-        value, to = node.input(0), node.attribute("to")
-        if to not in TORCH_OF_ONNX:
-            raise node.refuse(f"type number {to} is not supported")
-        return graph.call(cast, value, to=to, saturate=node.attribute("saturate", 1))
 
 
 @register
@@ -225,73 +154,10 @@ class Split(Plain):
         )
 
 
-@register
-class Einsum(Plain):
-    """Only the letters, commas and arrows of an equation reach generated code."""
-
-    name = "Einsum"
-    functions = (einsum,)
-    folds = 0
-
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
-        equation = "".join(str(node.attribute("equation", "")).split())
-        if not equation or not set(equation) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ,.->"):
-            raise node.invalid("its equation is not one of letters, commas and an arrow")
-        return graph.call(einsum, *(node.input(index) for index in range(len(node.inputs))), equation=equation)
-
-
-@register
-class GetItem(Op):
-    """One output of an op that has several; ONNX has no op for it, the writer names the output itself."""
-
-    name = "GetItem"
-    domain = "modelpress"
-    functions = (operator.getitem,)
-
-    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
-        """Its producer has bound it already."""
-
-
-@register
-class Identity(Op):
-    name = "Identity"
-
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:  # noqa: ARG002 (of the base)
-        return node.input(0)
-
-
-@register
-class Dropout(Op):
-    """Does nothing in a model that is used; fine-tuning goes without it."""
-
-    name = "Dropout"
-
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:  # noqa: ARG002 (of the base)
-        training = node.optional(2)
-        if isinstance(training, fx.Node) or (training is not None and bool(training)):
-            raise node.refuse("it is in training mode; export the model after model.eval()")
-        return node.input(0)
-
-
 @reads_aten("sym_size.int")
 def read_aten_size(node: AtenNode, graph: GraphBuilder) -> Value:
     axis = node.axis("dim", "self")
     return graph.call(squeeze, graph.call(shape, node.value("self"), start=axis, end=axis + 1), (0,))
-
-
-@reads_aten(
-    "clone.default", "contiguous.default", "detach.default", "detach_.default", "alias.default", "dropout.default",
-    "dropout_.default", "feature_dropout.default", "lift_fresh_copy.default",
-)  # fmt: skip
-def read_aten_identity(node: AtenNode, graph: GraphBuilder) -> Value:  # noqa: ARG001 (nothing is added)
-    if node.get("train"):
-        raise node.unsupported("the model was exported in training mode; call model.eval() before torch.export.export")
-    return node.value("input" if "input" in node.arguments else "self")
-
-
-@reads_aten("_assert_tensor_metadata.default", "_assert_scalar.default", "sym_constrain_range_for_size.default")
-def read_aten_assertion(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:  # noqa: ARG001 (nothing is added)
-    return ()
 
 
 @reads_aten("view.default", "reshape.default", "_unsafe_view.default")
@@ -375,23 +241,3 @@ def read_aten_split(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:
 def read_aten_expand(node: AtenNode, graph: GraphBuilder) -> Value:
     wanted = [1 if length == -1 else length for length in node.get("size")]
     return graph.call(expand, node.value("self"), node.vector(wanted, graph))
-
-
-@reads_aten("to.dtype", "to.dtype_layout", "_to_copy.default")
-def read_aten_cast(node: AtenNode, graph: GraphBuilder) -> Value:
-    dtype = node.get("dtype")
-    if dtype is None or dtype == node.dtype:
-        return node.value("self")
-    return graph.call(cast, node.value("self"), to=ONNX_OF_TORCH[dtype], saturate=1)
-
-
-@reads_aten("constant_pad_nd.default", "pad.default")
-def read_aten_pad(node: AtenNode, graph: GraphBuilder) -> Value:
-    amounts, rank = node.get("pad"), node.rank("self")
-    modes = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-    pads = [0] * (2 * rank)
-    for place in range(len(amounts) // 2):
-        axis = rank - 1 - place
-        pads[axis], pads[axis + rank] = int(amounts[2 * place]), int(amounts[2 * place + 1])
-    value = float(node.get("value") or 0)
-    return graph.call(pad, node.value("self"), tuple(pads), value, None, mode=modes[node.get("mode", "constant")])
