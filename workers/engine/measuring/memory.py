@@ -23,7 +23,12 @@ def measure_memory(file: Path, batches: Batches, runtime: Runtime) -> int | None
     if sys.platform != "linux":
         return None
     reader, writer = os.pipe()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:  # no further process is allowed here: the figure is left out, the job goes on
+        os.close(reader)
+        os.close(writer)
+        return None
     if child == 0:
         _child(file, inputs, runtime, writer)
     os.close(writer)
