@@ -72,6 +72,12 @@ def describe(error: Exception) -> RunError:
                 "Use smaller batches, fewer calibration examples, or a worker with more memory"
             ),
         )
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        log.error("file limit reached", exc_info=error)
+        return RunError(
+            code="too_large",
+            message="unpacked, the data or the result is larger than a run may write: use fewer examples",
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         log.error("no space left", exc_info=error)
         return RunError(code="out_of_disk", message="the worker's disk is full", retryable=True)

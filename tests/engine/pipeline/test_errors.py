@@ -1,5 +1,6 @@
 """What goes wrong ends as an error with a sentence, and never as a traceback for the user."""
 
+import errno
 import json
 import pickle
 import time
@@ -125,6 +126,8 @@ def test_training_stops_at_the_deadline(tmp_path):
         (MemoryError(), "out_of_memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_memory"),
         (RuntimeError("std::bad_alloc"), "out_of_memory"),
+        (OSError(errno.EFBIG, "File too large"), "too_large"),
+        (OSError(errno.ENOSPC, "No space left on device"), "out_of_disk"),
         (ZeroDivisionError("secret detail"), "internal_error"),
     ],
 )
@@ -139,7 +142,7 @@ def test_the_unforeseen_goes_to_the_log_and_not_to_the_user(tmp_path, monkeypatc
     assert "Traceback" in caplog.text
     if code == "internal_error":
         assert result.error.message.split()[-1] in caplog.text
-    else:
+    if code == "out_of_memory":
         assert result.peak_memory_bytes > 1 << 20
         assert "MiB" in result.error.message
 
