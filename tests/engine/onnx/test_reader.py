@@ -59,6 +59,21 @@ def test_unknown_dimensions() -> None:
     onnx.checker.check_model(write_onnx(graph), full_check=True)
 
 
+def test_outputs_without_a_shape_get_their_rank() -> None:
+    model = onnx.load_from_string(linear())
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    graph = read_onnx(model.SerializeToString())
+    assert graph.outputs[0].shape == (None, None)
+    onnx.checker.check_model(write_onnx(graph), full_check=True)
+
+
+def test_a_constant_that_is_no_number_is_named() -> None:
+    node = helper.make_node("Add", ["x", "shift"], ["y"])
+    model = model_of([node], X, {"y": ["batch", 4]}, {"shift": np.array([0, 1, np.nan, 2], np.float32)})
+    with pytest.raises(InvalidModelError, match="'shift'"):
+        read_onnx(model)
+
+
 def test_a_scalar_integer_input() -> None:
     nodes = [helper.make_node("Cast", ["n"], ["f"], to=TensorProto.FLOAT), helper.make_node("Mul", ["x", "f"], ["y"])]
     model = model_of(nodes, {"x": ["batch", 4], "n": []}, {"y": ["batch", 4]}, kinds={"n": TensorProto.INT32})
@@ -196,8 +211,11 @@ POOL = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2], auto_pad="__i
         (b"", "not an ONNX model"),
         (b"hello", "not an ONNX model"),
         (onnx.ModelProto(ir_version=8).SerializeToString(), "no graph with nodes"),
-        (linear(w=np.full((3, 4), np.nan, np.float32)), "weight 'w' of Gemm node 'gemm'"),
-        (linear(w=np.full((3, 4), np.inf, np.float32)), "not finite"),
+        (linear(w=np.full((3, 4), np.nan, np.float32)), "tensor 'w' has values that are not numbers (NaN)"),
+        (
+            linear(w=np.full((3, 4), np.inf, np.float32)),
+            "weight 'w' of Gemm node 'gemm' has values that are not finite",
+        ),
         (with_initializer(dims=[1 << 40, 1 << 20]), "needs"),
         (with_initializer(dims=[3, 4], raw_data=b"12"), "needs 48 bytes but the file has 2"),
         (with_initializer(dims=[3, 4], float_data=[1.0]), "needs 12 values but the file has 1"),

@@ -57,6 +57,10 @@ def mish(x: Tensor) -> Tensor:
     return F.mish(x)
 
 
+def swish(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    return x * torch.sigmoid(alpha * x)
+
+
 def softplus(x: Tensor) -> Tensor:
     return F.softplus(x)
 
@@ -106,6 +110,7 @@ plain("HardSwish", hard_swish, opset=14)
 plain("Tanh", torch.tanh)
 plain("Gelu", gelu, opset=20)
 plain("Mish", mish, opset=18)
+plain("Swish", swish, opset=24)
 plain("Softplus", softplus)
 plain("Softsign", softsign)
 plain("Shrink", shrink)

@@ -62,6 +62,19 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, normal, self.weight.expand(normal), bias, self.eps)
 
 
+class RMSNorm(nn.Module):
+    """Scale of the shape of the last dimensions, from `axis` on; `axis` counts from the end (arXiv:1910.07467)."""
+
+    def __init__(self, weight: nn.Parameter, *, axis: int, eps: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.axis = axis
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[self.axis :], self.weight.expand(x.shape[self.axis :]), self.eps)
+
+
 class GroupNorm(nn.Module):
     """Scale and bias (channels,)."""
 
@@ -155,6 +168,25 @@ class LayerNormalization(Op):
         module: Any = onnx.module(node)
         weights = [onnx.weight(node, "weight"), onnx.weight(node, "bias")]
         onnx.emit(node, "LayerNormalization", [node.args[0], *weights], axis=module.axis, epsilon=module.eps)
+
+
+@register
+class RMSNormalization(Op):
+    name = "RMSNormalization"
+    modules = (RMSNorm,)
+    opset = 23
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+        if node.attribute("stash_type", 1) != 1:
+            raise node.refuse("stash_type is not float32")
+        weight = nn.Parameter(node.weight(1).clone())
+        module = RMSNorm(weight, axis=node.attribute("axis", -1), eps=node.attribute("epsilon", 1e-5))
+        return graph.module(node.layer(1), module, node.input(0))
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        module: Any = onnx.module(node)
+        inputs = [node.args[0], onnx.weight(node, "weight")]
+        onnx.emit(node, "RMSNormalization", inputs, axis=module.axis, epsilon=module.eps)
 
 
 @register

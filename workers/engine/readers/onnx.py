@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,20 @@ def read_onnx(source: bytes | Path) -> Graph:
     _name_by_bias(graph)
     result = graph.finish(outputs, opset=opsets[""], metadata=metadata)
     _settle_old_softmax(result)
-    return result
+    shapeless = {info.name for info in model.graph.output if not info.type.tensor_type.HasField("shape")}
+    return _with_ranks(result, shapeless) if shapeless else result
+
+
+def _with_ranks(graph: Graph, shapeless: set[str]) -> Graph:
+    """Outputs whose dimensions the file does not say get as many open ones as they turn out to have."""
+    propagate(graph)
+    results = next(iter(reversed(graph.module.graph.nodes))).args[0]
+    ranks = {spec.name: len(node.meta["shape"]) for spec, node in zip(graph.outputs, results, strict=True)}
+    outputs = (
+        spec.model_copy(update={"shape": (None,) * ranks[spec.name]}) if spec.name in shapeless else spec
+        for spec in graph.outputs
+    )
+    return replace(graph, outputs=tuple(outputs))
 
 
 def _name_by_bias(graph: GraphBuilder) -> None:
@@ -80,9 +94,13 @@ def _parse(data: bytes) -> ModelProto:
     try:
         model = ModelProto.FromString(data)
     except DecodeError as error:
-        raise InvalidModelError("the file is not an ONNX model, or it is cut off: make it with torch.onnx.export and upload the whole file") from error
+        raise InvalidModelError(
+            "the file is not an ONNX model, or it is cut off: make it with torch.onnx.export and upload the whole file"
+        ) from error
     if not model.HasField("graph") or not model.graph.node:
-        raise InvalidModelError("the file is not an ONNX model: it has no graph with nodes; make it with torch.onnx.export")
+        raise InvalidModelError(
+            "the file is not an ONNX model: it has no graph with nodes; make it with torch.onnx.export"
+        )
     if model.functions:
         model = _inlined(model)
     if model.graph.sparse_initializer:
@@ -136,7 +154,12 @@ class _Values:
                 raise self.missing[name]
             if name not in self.stored:
                 raise InvalidModelError(f"value {shown(name)} is used, but nothing before that makes it")
-            self._known[name] = self._graph.name(read_tensor(self.stored[name], name), name)
+            tensor = read_tensor(self.stored[name], name)
+            if tensor.is_floating_point() and bool(tensor.isnan().any()):
+                raise InvalidModelError(
+                    f"tensor {shown(name)} has values that are not numbers (NaN); train or export the model again"
+                )
+            self._known[name] = self._graph.name(tensor, name)
         return self._known[name]
 
 
@@ -207,7 +230,7 @@ def _spec(info: ValueInfoProto, role: str) -> TensorSpec:
     dtype = TORCH_OF_ONNX.get(tensor.elem_type)
     if dtype is None:
         raise UnsupportedModelError(f"{role} {shown(info.name)} has an element type that is not supported")
-    if not tensor.HasField("shape"):
+    if role == "input" and not tensor.HasField("shape"):
         raise UnsupportedModelError(f"{role} {shown(info.name)} has no shape; export the model with its dimensions")
     return TensorSpec(name=info.name, dtype=WORD_OF_TORCH[dtype], shape=tuple(_dim(dim) for dim in tensor.shape.dim))
 
