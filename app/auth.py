@@ -5,17 +5,17 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy import select, update
 
 from app import auth_keys
 from app.context import Caller, Context
-from app.db.tables import ApiKey
+from app.keys.repository import find_valid_key, touch
 from app.problems import Unauthenticated
 
 bearer = HTTPBearer(auto_error=False, description="an API key: `mp_…`")
 header = APIKeyHeader(name="X-API-Key", auto_error=False)
 
 TOUCH_AFTER = timedelta(minutes=1)
+"""`last_used_at` is no finer than this, so that not every request writes."""
 
 
 async def caller(
@@ -34,12 +34,11 @@ async def caller(
         )
     digest = auth_keys.digest(context.settings.secret, key)
     async with context.sessions() as session:
-        row = await session.scalar(select(ApiKey).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None)))
+        row = await find_valid_key(session, digest)
         if row is None:
             raise Unauthenticated("This API key is unknown or revoked.")
-        now = datetime.now(UTC)
-        if row.last_used_at is None or now - row.last_used_at > TOUCH_AFTER:
-            await session.execute(update(ApiKey).where(ApiKey.id == row.id).values(last_used_at=now))
+        if row.last_used_at is None or datetime.now(UTC) - row.last_used_at > TOUCH_AFTER:
+            await touch(session, row.id)
             await session.commit()
     return Caller(row.tenant_id, context)
 

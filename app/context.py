@@ -1,7 +1,6 @@
 """What a running service holds, and what a request is given of it."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,8 +20,6 @@ from app.storage.base import BlobStore
 
 if TYPE_CHECKING:
     from celery import Celery
-
-log = logging.getLogger(__name__)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Looks at each part that the service stands on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 from anyio import to_thread
 from redis.asyncio import Redis
@@ -16,17 +16,17 @@ SECONDS = 3.0
 
 
 async def readiness(services: Services) -> Readiness:
-    checks: dict[str, Callable[[Services], Awaitable[None]]] = {
-        "database": _database,
-        "redis": _redis,
-        "storage": _storage,
+    workers: list[Worker] = []
+    checks = {
+        "database": _database(services),
+        "redis": _redis(services, workers),
+        "storage": to_thread.run_sync(services.blobs.check, abandon_on_cancel=True),
     }
-    states = await asyncio.gather(*(_part(check, services) for check in checks.values()))
-    parts = dict(zip(checks, states, strict=True))
+    states = await asyncio.gather(*map(_part, checks.values()))
     return Readiness(
-        status="ready" if all(part.status == "up" for part in states) else "not ready",
-        parts=parts,
-        workers=await _workers(services) if parts["redis"].status == "up" else [],
+        status="ready" if all(state.status == "up" for state in states) else "not ready",
+        parts=dict(zip(checks, states, strict=True)),
+        workers=workers,
     )
 
 
@@ -35,10 +35,10 @@ async def metrics_page(services: Services) -> bytes:
         return services.metrics.page(await HealthRepository(session).jobs_by_state())
 
 
-async def _part(check: Callable[[Services], Awaitable[None]], services: Services) -> Part:
+async def _part(check: Awaitable[None]) -> Part:
     try:
         async with asyncio.timeout(SECONDS):
-            await check(services)
+            await check
     except TimeoutError:
         return Part(status="down", detail=f"no answer within {SECONDS:g} s")
     except Exception as error:  # noqa: BLE001 - whatever it is, the part is down; addresses stay out of the answer
@@ -51,16 +51,7 @@ async def _database(services: Services) -> None:
         await HealthRepository(session).check()
 
 
-async def _redis(services: Services) -> None:
-    async with Redis.from_url(services.settings.redis_url) as redis:
-        await redis.ping()
-
-
-async def _workers(services: Services) -> list[Worker]:
+async def _redis(services: Services, workers: list[Worker]) -> None:
     async with Redis.from_url(services.settings.redis_url) as redis:
         found = await present(redis)
-    return [Worker(name=one.name, queues=list(one.queues), sandbox=list(one.sandbox)) for one in found]
-
-
-async def _storage(services: Services) -> None:
-    await to_thread.run_sync(services.blobs.check, abandon_on_cancel=True)
+    workers += [Worker(name=one.name, queues=list(one.queues), sandbox=list(one.sandbox)) for one in found]

@@ -88,7 +88,7 @@ async def get_job(
     if_none_match: Annotated[Text | None, Header(description="the ETag you know; waits for another one")] = None,
 ) -> Job | Response:
     """One job. With `Prefer: wait=n`, as soon as it has ended, or has changed from the version that you know."""
-    known = if_none_match.strip('"') if if_none_match else None
+    known = if_none_match.removeprefix("W/").strip('"') if if_none_match else None
     job = await service.get(caller, job_id, wait, known)
     if job.version == known:
         return Response(status_code=304, headers={"ETag": f'"{job.version}"'})

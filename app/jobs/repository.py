@@ -97,12 +97,14 @@ class JobRepository(TenantRepository[Job]):
 
     async def retry(self, job_id: UUID) -> bool:
         """Failed or canceled: queued again, with the attempts counted on. Says whether it was."""
-        again = {
+        again: dict[str, Any] = {
             "status": "queued",
             "max_attempts": Job.attempt + ATTEMPTS,
             "not_before": func.now(),
             "progress": None,
             "error": None,
+            "warnings": [],
+            "environment": None,
             "finished_at": None,
             "cancel_requested_at": None,
         }

@@ -20,6 +20,15 @@ class KeyRepository(TenantRepository[ApiKey]):
         )
 
 
+async def find_valid_key(session: AsyncSession, digest: bytes) -> ApiKey | None:
+    """Of whatever tenant: it is the key that says which."""
+    return await session.scalar(select(ApiKey).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None)))
+
+
+async def touch(session: AsyncSession, key_id: UUID) -> None:
+    await session.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=func.now()))
+
+
 async def ensure_first_key(session: AsyncSession, tenant_name: str, values: dict[str, Any]) -> None:
     """Many processes may start at once: each row is made by one of them and found by the others."""
     await session.execute(insert(Tenant).values(name=tenant_name).on_conflict_do_nothing())

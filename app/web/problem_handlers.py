@@ -22,6 +22,7 @@ from app.problems import (
     TooLarge,
     Unavailable,
 )
+from app.web.strict_json import escaped
 
 
 def install(app: FastAPI) -> None:
@@ -74,7 +75,7 @@ def _pointer(detail: ErrorDetails, body: Any) -> str:
             here = here[key]
         elif detail["type"] != "missing" or depth < len(path) - 1:
             continue
-        pointer += "/" + str(key).replace("~", "~0").replace("/", "~1")
+        pointer += f"/{escaped(key)}"
     return pointer + ("/step" if detail["type"].startswith("union_tag") else "")
 
 

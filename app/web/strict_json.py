@@ -55,6 +55,11 @@ def _is_json(content_type: str) -> bool:
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
+def escaped(key: object) -> str:
+    """One token of a JSON pointer (RFC 6901)."""
+    return str(key).replace("~", "~0").replace("/", "~1")
+
+
 def storable(text: str) -> str:
     """Raises ValueError for characters that PostgreSQL's text cannot hold."""
     if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
@@ -79,7 +84,7 @@ def _check_strings(value: Any, pointer: str) -> None:
         case dict():
             for key, item in value.items():
                 _check_strings(key, pointer)
-                _check_strings(item, f"{pointer}/{key}")
+                _check_strings(item, f"{pointer}/{escaped(key)}")
         case list():
             for index, item in enumerate(value):
                 _check_strings(item, f"{pointer}/{index}")
