@@ -36,8 +36,11 @@ fmt: $(DEV)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(DEV)  ## the figures of the documentation, measured here
-	@for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
+# the two others need more: benchmarks/tiny_job.py a running service, benchmarks/acceptance.py reference models
+bench: $(DEV)  ## what the machinery costs, and pruning and quantization against their peers, on this machine
+	$(BIN)/python -m benchmarks.job_overhead
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quantization
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.pruning
 
 docs: $(DEV)  ## write docs/steps.md and docs/settings.md anew
 	$(BIN)/python -m docs.generate

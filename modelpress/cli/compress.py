@@ -113,7 +113,7 @@ def run(client: Client, job: Job, shown: Display) -> Job:
         follow(client.events(job.id), shown)
     except KeyboardInterrupt:
         client.cancel_job(job.id)
-        shown.say(f"{job.id} was canceled")
+        shown.say(f"{job.id} is canceled")
         raise typer.Exit(INTERRUPTED) from None
     return client.get_job(job.id)
 

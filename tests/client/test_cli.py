@@ -2,11 +2,15 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from modelpress.client import Job, Model
+from modelpress.jobs import JobStatus
 from modelpress.report import Report
 from tests.service_process import EXAMPLE, Service
 
@@ -76,6 +80,26 @@ def test_errors_are_sentences(service: Service, tmp_path: Path, argv: list[str],
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_cancels_the_job(service: Service, lenet: Model, tmp_path: Path) -> None:
+    data = f"train={EXAMPLE / 'train.npz'}"
+    argv = ["compress", lenet.id, "-r", "distillation:epochs=1000", "-d", data, "-o", str(tmp_path / "never.onnx")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "modelpress", *argv], env=service.env, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stderr is not None
+        said = ""
+        while "distillation" not in said:
+            said = program.stderr.readline()
+            assert said, "it ended by itself"
+        program.send_signal(signal.SIGINT)
+        rest = program.stderr.read()
+    assert program.returncode == 130
+    canceled = re.search(r"(job_\w+) is canceled", rest)
+    assert canceled is not None, rest
+    with service.client() as client:
+        assert client.wait_job(canceled[1], timeout=60).status is JobStatus.CANCELED
 
 
 def test_what_is_there(service: Service, lenet: Model, halved: Job, tmp_path: Path) -> None:
