@@ -43,7 +43,7 @@ def _read(path: Path) -> tuple[str, Graph]:
             "this is a pickle, which can run code and is never loaded: export the model with torch.onnx.export or "
             "torch.export.save"
         )
-    if len(head) > 8 and head[8:9] == b"{":
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         raise UnsupportedModelError(
             "safetensors hold weights without an architecture: export the model with torch.onnx.export or "
             "torch.export.save"
