@@ -191,3 +191,13 @@ def test_layouts_and_indices(op: str, axis: int) -> None:
             check(op, x, np.array([[0, -1]], np.int64), axis=axis)
         case "ArgMax":
             check(op, x, axis=axis)
+
+
+def test_a_backward_slice_from_before_the_start_has_the_first_element() -> None:
+    numbers = [np.array([number], np.int64) for number in (-9, -9, 1, -1)]
+    check("Slice", normal(2, 5), *numbers)
+
+
+def test_rows_that_a_transposed_convolution_adds_have_the_bias() -> None:
+    options = {"strides": [2, 1], "pads": [0, 0, 0, 1], "output_padding": [1, 0]}
+    check("ConvTranspose", normal(2, 2, 5, 6), normal(2, 2, 2, 2), normal(2), **options)

@@ -119,9 +119,10 @@ class ConvTranspose(nn.Module):
         extra = [output - end + begin for output, end, begin in zip(self.output_padding, ends, begins, strict=True)]
         if all(0 <= padding < max(s, d) for padding, s, d in zip(extra, self.stride, self.dilation, strict=True)):
             return TRANSPOSED[rank](x, weight, self.bias, self.stride, begins, extra, self.groups, self.dilation)
-        full = TRANSPOSED[rank](x, weight, self.bias, self.stride, 0, 0, self.groups, self.dilation)
+        full = TRANSPOSED[rank](x, weight, None, self.stride, 0, 0, self.groups, self.dilation)
         crop = [output - end for output, end in zip(self.output_padding, ends, strict=True)]
-        return F.pad(full, torch_pads([*(-begin for begin in begins), *crop]))
+        cropped = F.pad(full, torch_pads([*(-begin for begin in begins), *crop]))
+        return cropped if self.bias is None else cropped + self.bias.reshape(-1, *[1] * rank)
 
     def _crop(self, x: Tensor, kernel: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         rank = self.rank

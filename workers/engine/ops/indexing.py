@@ -69,13 +69,21 @@ def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     return picked.reshape(*batch, *indices.shape[batch_dims:-1], *x.shape[batch_dims + depth :])
 
 
+def _places(begin: int, stop: int, stride: int, length: int) -> range:
+    """Unlike Python's, a backward slice that starts before the first element starts at it."""
+    begin, stop = (bound + length if bound < 0 else bound for bound in (begin, stop))
+    if stride > 0:
+        return range(min(max(begin, 0), length), min(max(stop, 0), length), stride)
+    return range(min(max(begin, 0), length - 1), min(max(stop, -1), length - 1), stride)
+
+
 def slice_(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None) -> Tensor:
     begins, stops = as_ints(starts), as_ints(ends)
     dims = list(range(len(begins))) if axes is None else as_ints(axes)
     strides = [1] * len(begins) if steps is None else as_ints(steps)
     for begin, stop, dim, stride in zip(begins, stops, dims, strides, strict=True):
         length = x.shape[dim]
-        places = range(length)[begin:stop:stride]
+        places = _places(begin, stop, stride, length)
         if stride > 0:
             x = x[(slice(None),) * (dim % x.dim()) + (slice(places.start, places.stop, stride),)]
         else:
@@ -133,7 +141,7 @@ class Gather(Plain):
     modules = (Embedding,)
     functions = (gather,)
     weights: ClassVar[dict[str, int]] = {"weight": 0}
-    quantization = Quantization(inputs=(), weights={"weight": None}, output=False)
+    quantization = Quantization(inputs=(), weights={"weight": 0}, output=False)
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         table, indices, axis = node.input(0), node.input(1), node.attribute("axis", 0)
