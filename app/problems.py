@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -42,6 +42,11 @@ class Problem(HTTPException):
     ) -> None:
         super().__init__(self.status, detail, headers)
         self.errors = list(errors)
+
+    @classmethod
+    def at(cls, *errors: FieldError) -> Self:
+        """A problem of one field, or of several; the first few are its detail."""
+        return cls("; ".join(f"{error.pointer or 'body'}: {error.detail}" for error in errors[:3]), errors=errors)
 
     def response(self) -> JSONResponse:
         document = ProblemDocument(

@@ -55,7 +55,7 @@ def _candidates(request: ComparisonRequest, found: dict[UUID, Model]) -> list[Mo
         if id_ not in found
     ]
     if missing:
-        raise NotFound("; ".join(f"{error.pointer}: {error.detail}" for error in missing[:3]), errors=missing)
+        raise NotFound.at(*missing)
     candidates = {pointer: found[id_] for pointer, id_ in wanted.items() if pointer != "/baseline"}
     strangers = [
         FieldError(pointer=pointer, detail="this model is no result of a job on the baseline")
@@ -63,7 +63,7 @@ def _candidates(request: ComparisonRequest, found: dict[UUID, Model]) -> list[Mo
         if model.parent_id != request.baseline
     ]
     if strangers:
-        raise Invalid("; ".join(f"{error.pointer}: {error.detail}" for error in strangers[:3]), errors=strangers)
+        raise Invalid.at(*strangers)
     return list({model.id: model for model in candidates.values()}.values())
 
 

@@ -35,8 +35,7 @@ async def gather(caller: Caller, request: JobRequest) -> Material:
             reading = await (models if isinstance(row, Model) else datasets).inspection(row.id)
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0 or reading is None:
-            detail = "this is still being read"
-            raise NotReady(f"{waiting}: {detail}; try again.", errors=[FieldError(pointer=waiting, detail=detail)])
+            raise NotReady.at(FieldError(pointer=waiting, detail="this is still being read; try again"))
         await wait_for_inspection(caller, reading, left)
 
 
@@ -49,13 +48,11 @@ def _resolved(
     wanted += [(f"/data/{use}", datasets.get(found)) for use, found in dataset_ids(request).items()]
     for pointer, row in wanted:
         if row is None:
-            detail = f"there is no such {'dataset' if pointer.startswith('/data') else 'model'}"
-            raise NotFound(f"{pointer}: {detail}.", errors=[FieldError(pointer=pointer, detail=detail)])
+            kind = "dataset" if pointer.startswith("/data") else "model"
+            raise NotFound.at(FieldError(pointer=pointer, detail=f"there is no such {kind}"))
         if row.status == "rejected":
-            detail = (row.error or {}).get("message", "it could not be read")
-            raise Rejected(
-                f"{pointer}: this was rejected: {detail}", errors=[FieldError(pointer=pointer, detail=detail)]
-            )
+            reason = (row.error or {}).get("message", "it could not be read")
+            raise Rejected.at(FieldError(pointer=pointer, detail=f"this was rejected: {reason}"))
         yield pointer, row
 
 

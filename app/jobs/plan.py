@@ -37,7 +37,7 @@ def make_plan(request: JobRequest, material: Material) -> Plan:
     task, misfits = _fit(request, material)
     errors += misfits
     if errors:
-        raise Invalid("; ".join(f"{error.pointer}: {error.detail}" for error in errors[:3]), errors=errors)
+        raise Invalid.at(*errors)
     steps = []
     for step in request.recipe:
         use = _use(request, step.data_needed())

@@ -34,7 +34,7 @@ async def page_request(
         return PageRequest(page_size, UUID(bytes=urlsafe_b64decode(page_token + "==")))
     except ValueError:
         detail = "this is no token of a page of this list"
-        raise Invalid(f"page_token: {detail}", errors=[FieldError(pointer="query:page_token", detail=detail)]) from None
+        raise Invalid.at(FieldError(pointer="query:page_token", detail=detail)) from None
 
 
 def page_token(last: UUID) -> str:

@@ -52,7 +52,7 @@ async def _validation(request: Request, error: Exception) -> Response:
     if any(detail["loc"][0] == "path" for detail in details):
         return NotFound(f"There is no {request.url.path}.").response()
     errors = [FieldError(pointer=_pointer(detail, error.body), detail=_sentence(detail)) for detail in details]
-    return Invalid("; ".join(f"{e.pointer or 'body'}: {e.detail}" for e in errors[:3]), errors=errors).response()
+    return Invalid.at(*errors).response()
 
 
 async def _disconnect(_request: Request, _error: Exception) -> Response:

@@ -80,7 +80,7 @@ def _check_strings(value: Any, pointer: str) -> None:
             try:
                 storable(value)
             except ValueError as error:
-                raise Invalid(f"{pointer}: {error}", errors=[FieldError(pointer=pointer, detail=str(error))]) from None
+                raise Invalid.at(FieldError(pointer=pointer, detail=str(error))) from None
         case dict():
             for key, item in value.items():
                 _check_strings(key, pointer)

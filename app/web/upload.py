@@ -33,8 +33,7 @@ def check_filename(filename: str, suffixes: tuple[str, ...]) -> str:
     if not name.lower().endswith(suffixes):
         raise UnsupportedFormat(f"{name!r} is not accepted; the name must end in: {', '.join(suffixes)}")
     if name.startswith(".") and name.count(".") == 1:
-        detail = "a name is missing before the suffix"
-        raise Invalid(f"filename: {detail}", errors=[FieldError(pointer="query:filename", detail=detail)])
+        raise Invalid.at(FieldError(pointer="query:filename", detail="a name is missing before the suffix"))
     return name
 
 
