@@ -19,11 +19,14 @@ from app.settings import Settings
 from app.storage import open_store
 from app.storage.base import BlobStore
 from tests.servers import TEMPLATE, shared
+from tests.service_process import service
 
 # what the developer has set for a service of their own is none of the tests' business
 for _name in list(os.environ):
     if _name.startswith("MODELPRESS_") or _name in {"DATABASE_URL", "REDIS_URL", "STORAGE_URL"}:
         del os.environ[_name]
+
+__all__ = ["service"]
 
 SECRET = "a secret that only tests know, 32+"
 

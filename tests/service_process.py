@@ -1,7 +1,4 @@
-"""The whole service as real processes: API, worker and reconciler, as `modelpress up` starts them.
-
-`from tests.service_process import service` in a conftest gives its tests one for the session.
-"""
+"""The whole service as real processes: API, worker and reconciler, as `modelpress up` starts them."""
 
 import os
 import re

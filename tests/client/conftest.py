@@ -4,9 +4,7 @@ import pytest
 
 from modelpress import Client
 from modelpress.client import Job, Model
-from tests.service_process import EXAMPLE, Service, service
-
-__all__ = ["service"]
+from tests.service_process import EXAMPLE, Service
 
 
 @pytest.fixture

@@ -10,9 +10,7 @@ import httpx
 import pytest
 
 from docs.generate import settings_page, steps_page
-from tests.service_process import Service, service
-
-__all__ = ["service"]
+from tests.service_process import Service
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
