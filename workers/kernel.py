@@ -7,7 +7,14 @@ from pathlib import Path
 
 NEW_NS, NEW_IPC, NEW_USER, NEW_PID, NEW_NET = 0x00020000, 0x08000000, 0x10000000, 0x20000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 0x4000, 1 << 18
-PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 1, 15, 36, 38, 39
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = (
+    1,
+    4,
+    15,
+    36,
+    38,
+    39,
+)
 CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -45,6 +52,11 @@ def name_process(name: str) -> None:
 def die_with_parent(signal_number: int) -> None:
     """The kernel sends us this signal when the thread that forked us ends. Not inherited by our own children."""
     prctl(PR_SET_PDEATHSIG, signal_number)
+
+
+def hide_memory() -> None:
+    """Nobody else of our user may read our memory or our environment, where the credentials are."""
+    prctl(PR_SET_DUMPABLE, 0)
 
 
 def adopt_orphans() -> None:

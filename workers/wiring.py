@@ -8,7 +8,7 @@ from kombu.entity import Exchange, Queue
 
 from app.queue import LOOK, make_celery
 from app.settings import Settings
-from workers import machine
+from workers import kernel, machine
 from workers.pool import Pool
 from workers.worker import INGEST, Worker, slots
 
@@ -33,6 +33,7 @@ def make_worker_app(settings: Settings, pool: Pool | None = None) -> Celery:
         logging.basicConfig(level=loglevel, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def start(**_: Any) -> None:
+        kernel.hide_memory()  # a runner may be of our user, and where the kernel has no Landlock it could look
         worker = Worker(settings, list(app.amqp.queues.consume_from), pool)
         worker.start()
         held.append(worker)

@@ -9,6 +9,8 @@ from app.settings import Settings
 from tests.worker.jobs import Desk
 from workers.worker import Worker
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples/fashion_mnist"
 
 
@@ -21,14 +23,19 @@ def worker(settings: Settings) -> Iterator[Worker]:
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_small_network_goes_through(desk: Desk) -> None:
-    model, data = ((EXAMPLE / name).read_bytes() for name in ("lenet5.onnx", "calibrate.npz"))
+@pytest.mark.parametrize(
+    ("name", "step", "least"),
+    [("lenet5.onnx", "half_precision", 1.5), ("resnet.pt2", "static_quantization", 2.5)],
+)
+def test_a_small_network_goes_through(desk: Desk, name: str, step: str, least: float) -> None:
+    model, data = (EXAMPLE / name).read_bytes(), (EXAMPLE / "calibrate.npz").read_bytes()
     desk.wait(desk.inspect_model(model), "succeeded", seconds=60)
-    desk.wait(desk.inspect_dataset(data), "succeeded")
-    job_id = desk.compress(model)
-    job = desk.wait(job_id, "succeeded")
+    dataset = desk.wait(desk.inspect_dataset(data), "succeeded").dataset_id
+    roles = {"calibrate": str(dataset), "evaluate": str(dataset)}
+    job_id = desk.compress(model, request={"recipe": [{"step": step}]}, data=roles)
+    job = desk.wait(job_id, "succeeded", seconds=60)
     assert job.report is not None
-    assert job.report["size_ratio"] > 1.5
+    assert job.report["size_ratio"] > least
     assert len(desk.results(job_id)) == 1
     assert job.environment is not None
     assert "no_network" in job.environment["sandbox"]

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -76,3 +78,28 @@ def test_files_come_with_messages_and_close_on_exec() -> None:
         assert messages.receive(end) == (None, [])
         end.close()
     messages.close_all([reader, writer, copy])
+
+
+def test_a_process_of_the_same_user_cannot_read_hidden_memory() -> None:
+    """Neither has a capability here, so that the user alone decides."""
+    program = """if True:
+        import os
+        from pathlib import Path
+        from workers import kernel
+
+        def read_by_child():
+            if (child := os.fork()) == 0:
+                try:
+                    Path(f"/proc/{os.getppid()}/environ").read_bytes()
+                except PermissionError:
+                    os._exit(1)
+                os._exit(0)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+        kernel.drop_capabilities()
+        before = read_by_child()
+        kernel.hide_memory()
+        print(before, read_by_child())
+    """
+    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert told.stdout.split() == ["True", "False"]
