@@ -50,6 +50,13 @@ def upload_model(context: typer.Context, path: Path, name: str | None = None) ->
         out.print(client.wait(client.upload_model(path, name)).id)
 
 
+@models.command("delete")
+def delete_model(context: typer.Context, model_id: str) -> None:
+    """Remove a model and its bytes, unless a job or another model refers to it."""
+    with connected(context) as client:
+        client.delete_model(model_id)
+
+
 @datasets.command("list")
 def list_datasets(context: typer.Context, limit: Limit = 20, as_json: Json = False) -> None:
     """What is there, newest first."""
@@ -78,6 +85,13 @@ def upload_dataset(context: typer.Context, path: Path, name: str | None = None) 
     """Upload a dataset and wait until it has been read; prints its id."""
     with connected(context) as client:
         out.print(client.wait(client.upload_dataset(path, name)).id)
+
+
+@datasets.command("delete")
+def delete_dataset(context: typer.Context, dataset_id: str) -> None:
+    """Remove a dataset and its bytes, unless a waiting or running job needs it."""
+    with connected(context) as client:
+        client.delete_dataset(dataset_id)
 
 
 @jobs.command("list")

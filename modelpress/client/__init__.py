@@ -3,7 +3,7 @@
 from modelpress.client.awaiting import AsyncClient
 from modelpress.client.blocking import Client
 from modelpress.client.errors import ModelpressError
-from modelpress.client.resources import Comparison, Dataset, Job, JobEvent, Model, Page, StepInfo
+from modelpress.client.resources import Comparison, Dataset, Job, JobEvent, Model, Page, Plan, StepInfo
 
 __all__ = [
     "AsyncClient",
@@ -15,5 +15,6 @@ __all__ = [
     "Model",
     "ModelpressError",
     "Page",
+    "Plan",
     "StepInfo",
 ]

@@ -17,7 +17,7 @@ from modelpress.client.errors import ModelpressError
 from modelpress.client.events import EventFeed
 from modelpress.client.files import PIECE
 from modelpress.client.flows import Fetch, Flow, Pause, Todo, Work
-from modelpress.client.resources import Comparison, Dataset, Job, JobEvent, Model, Page, StepInfo
+from modelpress.client.resources import Comparison, Dataset, Job, JobEvent, Model, Page, Plan, StepInfo
 from modelpress.report import Report
 
 T = TypeVar("T")
@@ -54,6 +54,9 @@ class AsyncClient:
     def iterate_models(self) -> AsyncIterator[Model]:
         return self._pages(self.list_models)
 
+    async def delete_model(self, model_id: str) -> None:
+        await self._run(flows.send(calls.remove("models", model_id)))
+
     async def download(self, model_id: str, target: str | Path, file_format: str | None = None) -> Path:
         return await self._run(flows.download(model_id, Path(target), file_format))
 
@@ -71,6 +74,9 @@ class AsyncClient:
     def iterate_datasets(self) -> AsyncIterator[Dataset]:
         return self._pages(self.list_datasets)
 
+    async def delete_dataset(self, dataset_id: str) -> None:
+        await self._run(flows.send(calls.remove("datasets", dataset_id)))
+
     async def wait(self, upload: flows.Upload, timeout: float | None = None) -> flows.Upload:  # noqa: ASYNC109 - as in Client
         return await self._run(flows.until_read(upload, timeout))
 
@@ -78,6 +84,9 @@ class AsyncClient:
 
     async def create_job(self, model_id: str, recipe: RecipeLike, **options: Unpack[JobOptions]) -> Job:
         return await self._run(flows.send(calls.create_job(model_id, recipe, options)))
+
+    async def plan_job(self, model_id: str, recipe: RecipeLike, **options: Unpack[JobOptions]) -> Plan:
+        return await self._run(flows.send(calls.plan_job(model_id, recipe, options)))
 
     async def get_job(self, job_id: str) -> Job:
         return await self._run(flows.send(calls.get_job(job_id)))

@@ -15,7 +15,7 @@ from modelpress.client.connection import http_options
 from modelpress.client.errors import ModelpressError
 from modelpress.client.events import EventFeed
 from modelpress.client.flows import Fetch, Flow, Pause, Todo, Work
-from modelpress.client.resources import Comparison, Dataset, Job, JobEvent, Model, Page, StepInfo
+from modelpress.client.resources import Comparison, Dataset, Job, JobEvent, Model, Page, Plan, StepInfo
 from modelpress.report import Report
 
 T = TypeVar("T")
@@ -52,6 +52,10 @@ class Client:
         """All of them, newest first."""
         return self._pages(self.list_models)
 
+    def delete_model(self, model_id: str) -> None:
+        """Refused while a job or another model refers to it."""
+        self._run(flows.send(calls.remove("models", model_id)))
+
     def download(self, model_id: str, target: str | Path, file_format: str | None = None) -> Path:
         """Write a model's file, checked against its digest, to a path or into a folder. A broken download goes on."""
         return self._run(flows.download(model_id, Path(target), file_format))
@@ -71,6 +75,9 @@ class Client:
     def iterate_datasets(self) -> Iterator[Dataset]:
         return self._pages(self.list_datasets)
 
+    def delete_dataset(self, dataset_id: str) -> None:
+        self._run(flows.send(calls.remove("datasets", dataset_id)))
+
     def wait(self, upload: flows.Upload, timeout: float | None = None) -> flows.Upload:
         """Wait until a model or dataset has been read. Raises ModelpressError where it was rejected, TimeoutError."""
         return self._run(flows.until_read(upload, timeout))
@@ -80,6 +87,10 @@ class Client:
     def create_job(self, model_id: str, recipe: RecipeLike, **options: Unpack[JobOptions]) -> Job:
         """Start a job. Options: data, teacher, task, targets, budget, runtime, seed, queue, labels."""
         return self._run(flows.send(calls.create_job(model_id, recipe, options)))
+
+    def plan_job(self, model_id: str, recipe: RecipeLike, **options: Unpack[JobOptions]) -> Plan:
+        """Check everything as `create_job` does, and say what would be done; nothing is started."""
+        return self._run(flows.send(calls.plan_job(model_id, recipe, options)))
 
     def get_job(self, job_id: str) -> Job:
         return self._run(flows.send(calls.get_job(job_id)))

@@ -10,7 +10,7 @@ from uuid import uuid4
 import httpx
 from pydantic import TypeAdapter
 
-from modelpress.client.resources import Comparison, Dataset, Job, Model, Page, StepInfo
+from modelpress.client.resources import Comparison, Dataset, Job, Model, Page, Plan, StepInfo
 from modelpress.jobs import Budget, JobData, Runtime, Targets, Task
 from modelpress.report import Report
 from modelpress.steps import Step
@@ -93,6 +93,10 @@ def prefer_wait(seconds: float) -> dict[str, str]:
     return {"Prefer": f"wait={max(1, round(seconds))}"} if seconds else {}
 
 
+def remove(collection: str, resource_id: str) -> Call[None]:
+    return Call("DELETE", at(collection, resource_id), lambda _: None)
+
+
 def list_page(collection: str, kind: type[T], page_size: int | None, page_token: str | None) -> Call[Page[T]]:
     given = {"page_size": page_size, "page_token": page_token}
     params = {key: str(value) for key, value in given.items() if value is not None}
@@ -115,9 +119,18 @@ class JobOptions(TypedDict, total=False):
 
 def create_job(model: str, recipe: RecipeLike, options: JobOptions) -> Call[Job]:
     """The service has the last word on the recipe: what is given as a mapping is sent as it is."""
-    body = {"model": model, "recipe": [plain(step) for step in recipe]}
-    body |= {key: plain(value) for key, value in options.items()}
-    return Call("POST", "/v1/jobs", JOB, headers={"Idempotency-Key": uuid4().hex}, json=body)
+    headers = {"Idempotency-Key": uuid4().hex}
+    return Call("POST", "/v1/jobs", JOB, headers=headers, json=job_request(model, recipe, options))
+
+
+def plan_job(model: str, recipe: RecipeLike, options: JobOptions) -> Call[Plan]:
+    body = job_request(model, recipe, options)
+    return Call("POST", "/v1/jobs", typed(Plan), {"dry_run": "true"}, json=body)
+
+
+def job_request(model: str, recipe: RecipeLike, options: JobOptions) -> dict[str, Any]:
+    given = {key: plain(value) for key, value in options.items()}
+    return {"model": model, "recipe": [plain(step) for step in recipe], **given}
 
 
 def job_action(job_id: str, action: str) -> Call[Job]:

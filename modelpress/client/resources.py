@@ -5,7 +5,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from modelpress.jobs import JobStatus, Progress
+from modelpress.jobs import JobStatus, Progress, Task
 from modelpress.models import ArraySpec, ModelStats, Signature
 from modelpress.report import Agreement, Environment, Latency, Quality, Report, Size, Verdict
 from modelpress.steps import Data
@@ -86,6 +86,29 @@ class Job(Answer):
     @property
     def done(self) -> bool:
         return self.status in {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED}
+
+
+class StepPlan(Answer):
+    step: dict[str, Any]
+    needs: Data
+    uses: str | None = Field(None, description="the data that this step will be given")
+    dataset: str | None = None
+
+
+class Prediction(Answer):
+    """A rough guess; only a report's figures are measured."""
+
+    size_bytes: int
+    size_ratio: float
+    basis: str
+
+
+class Plan(Answer):
+    """What a job would do, with every default filled in."""
+
+    steps: tuple[StepPlan, ...]
+    task: Task
+    prediction: Prediction
 
 
 class JobEvent(Answer):

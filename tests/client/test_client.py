@@ -67,6 +67,28 @@ def test_progress_is_told_while_waiting(client: Client, lenet: Model) -> None:
     assert len({each.version for each in seen}) == len(seen) > 1
 
 
+def test_a_plan_starts_nothing(client: Client, lenet: Model) -> None:
+    before = client.list_jobs(page_size=1)
+    plan = client.plan_job(lenet.id, [HalfPrecision()])
+    assert [each.step["step"] for each in plan.steps] == ["half_precision"]
+    assert plan.steps[0].step["dtype"] == "float16"
+    assert plan.prediction.size_ratio > 1.5
+    assert client.list_jobs(page_size=1) == before
+
+
+def test_what_nothing_refers_to_can_be_deleted(client: Client, lenet: Model, halved: Job) -> None:
+    assert halved.model == lenet.id
+    with pytest.raises(ModelpressError, match="in_use"):
+        client.delete_model(lenet.id)
+    spare = client.wait(client.upload_model(EXAMPLE / "lenet5.onnx", name="spare"), timeout=180)
+    client.delete_model(spare.id)
+    with pytest.raises(ModelpressError, match="not_found"):
+        client.get_model(spare.id)
+    dataset = client.wait(client.upload_dataset(EXAMPLE / "calibrate.npz"), timeout=180)
+    client.delete_dataset(dataset.id)
+    assert dataset.id not in {each.id for each in client.iterate_datasets()}
+
+
 def test_waiting_ends_when_the_time_is_over(client: Client, lenet: Model) -> None:
     job = client.create_job(lenet.id, [HalfPrecision()])
     with pytest.raises(TimeoutError, match=f"{job.id} is still"):

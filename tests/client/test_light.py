@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from modelpress.client import Comparison, Dataset, Job, JobEvent, Model, StepInfo
+from modelpress.client import Comparison, Dataset, Job, JobEvent, Model, Plan, StepInfo
 from modelpress.client.resources import Answer
 from tests.service_process import Service
 
@@ -31,7 +31,7 @@ def test_the_command_line_needs_no_server_and_no_torch() -> None:
     assert not {"torch", "numpy", "fastapi", "sqlalchemy", "celery", "app"} & loaded_by("import modelpress.cli")
 
 
-@pytest.mark.parametrize("kind", [Model, Dataset, Job, JobEvent, StepInfo, Comparison])
+@pytest.mark.parametrize("kind", [Model, Dataset, Job, JobEvent, Plan, StepInfo, Comparison])
 def test_every_field_that_the_client_reads_is_one_that_the_service_has(service: Service, kind: type[Answer]) -> None:
     schemas: dict[str, Any] = httpx.get(f"{service.url}/openapi.json").json()["components"]["schemas"]
     known = schemas[kind.__name__]["properties"]
