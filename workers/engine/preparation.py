@@ -20,6 +20,7 @@ from workers.engine.graph import Graph
 from workers.engine.inspection import Checked, check_reading, signature
 from workers.engine.job_data import JobBatches
 from workers.engine.measuring.figures import Conditions
+from workers.engine.measuring.quality import choose_metrics
 from workers.engine.readers import read_model
 from workers.engine.reporter import Reporter
 from workers.engine.runtime import open_session
@@ -57,6 +58,8 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
     task = resolve_task(names, request.task, inputs.labelled)
     if task.note:
         reporter.warn(task.note)
+    if request.task.metric is not None and task.kind != "none":
+        choose_metrics(task.kind, request.task.metric, task.classes)  # refuses now what would be refused after training
     data: dict[str, Batches] = dict(inputs.by_use)
     conditions = Conditions(
         signature=names,

@@ -36,18 +36,19 @@ def compare(
     *,
     meters: list[AgreementMeter],
     quality: tuple[int, QualityMeter] | None,
+    examples: int,
     deadline: float,
 ) -> Comparison:
-    """Run all examples through both. `meters`: one an output, in order. `quality`: index of the judged output and its
-    meter, where there are labels.
+    """Run the first `examples` through both.
 
+    `meters`: one an output, in order. `quality`: index of the judged output and its meter, where there are labels.
     Raises DeadlineError after `deadline` (on `time.monotonic()`), InvalidModelError where a file cannot run.
     """
     size = batch_size(batches)
-    for start in range(0, batches.examples, size):
+    for start in range(0, examples, size):
         if time.monotonic() > deadline:
             raise DeadlineError("the time budget ran out while the result was being measured; allow more seconds")
-        inputs, labels = batches.take(torch.arange(start, min(start + size, batches.examples)))
+        inputs, labels = batches.take(torch.arange(start, min(start + size, examples)))
         feed = arrays(inputs)
         before, after = original.run_all(feed), result.run_all(feed)
         for meter, one, other in zip(meters, before, after, strict=True):

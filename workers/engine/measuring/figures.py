@@ -28,6 +28,8 @@ from workers.engine.task import ResolvedTask
 Source = Literal["evaluate", "calibrate", "train", "synthetic"]
 
 LARGE_BATCH = 32
+ENOUGH_TO_AGREE = 4096
+"""Examples on which agreement is measured where they were not sent for evaluation."""
 MEMORY_WORTH_IT = 8 << 20
 """Bytes of the original file from which peak memory is measured: below, the runtime's own buffers drown the model."""
 
@@ -78,7 +80,7 @@ def measure(
     source, batches = _agreement_data(data, conditions)
     sessions = _open(original.file, result.file, conditions.threads, conditions.runtime)
     progress(0.1, "quality and agreement")
-    comparison = _compare(sessions, batches, data, conditions)
+    comparison = _compare(sessions, source, batches, conditions)
     progress(0.6, "latency")
     latency = _latency((original.file, result.file), sessions, batches, conditions)
     return Figures(size, latency, memory, comparison, source)
@@ -93,19 +95,18 @@ def _agreement_data(data: dict[str, Batches], conditions: Conditions) -> tuple[S
     return "synthetic", SyntheticBatches(conditions.signature, conditions.seed, conditions.free)
 
 
-def _compare(
-    sessions: tuple[Session, Session], batches: Batches, data: dict[str, Batches], conditions: Conditions
-) -> Comparison:
-    task = conditions.task
+def _compare(sessions: tuple[Session, Session], source: Source, batches: Batches, conditions: Conditions) -> Comparison:
+    task, judged = conditions.task, source == "evaluate"
     meters = [
         AgreementMeter(output.name, classes=task.class_axis if index == task.output else None)
         for index, output in enumerate(conditions.signature.outputs)
     ]
     quality = None
-    if batches is data.get("evaluate") and batches.labelled and task.kind != "none":
+    if judged and batches.labelled and task.kind != "none":
         metrics = choose_metrics(task.kind, conditions.metric, task.classes)
         quality = task.output, QualityMeter(metrics, conditions.seed)
-    return compare(*sessions, batches, meters=meters, quality=quality, deadline=conditions.deadline)
+    examples = batches.examples if judged else min(batches.examples, ENOUGH_TO_AGREE)
+    return compare(*sessions, batches, meters=meters, quality=quality, examples=examples, deadline=conditions.deadline)
 
 
 def _latency(
