@@ -88,7 +88,7 @@ def follow(events: Iterable[JobEvent], shown: Display) -> JobStatus:
                 if progress.step != step:
                     figures = ""
                 step, fraction, message = progress.step, progress.fraction, progress.message
-            case "metric":
+            case "metric" if event.data["step"] == step:
                 figures = figures_of(event, message)
             case "warning":
                 shown.say(f"[yellow]![/] {escape(event.data['message'])}")

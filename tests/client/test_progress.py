@@ -37,6 +37,8 @@ def test_a_line_for_each_step_and_each_tenth() -> None:
         event("metric", step="distillation", values={"loss": 0.123456}),
         progress("distillation", 0.41, "epoch 2 of 2"),
         progress("measuring", 0.9),
+        event("metric", step="distillation", values={"validation_loss": 0.5}),  # late, of the step before
+        progress("measuring", 0.95, "latency"),
         event("status", status="succeeded"),
     )
     assert status is JobStatus.SUCCEEDED
@@ -48,6 +50,7 @@ def test_a_line_for_each_step_and_each_tenth() -> None:
         ["90%", "measuring"],
         ["100%", "succeeded"],
     ]
+    assert lines[4].endswith("measuring")
     assert lines[3].endswith("epoch 2 of 2  loss 0.1235")
 
 
