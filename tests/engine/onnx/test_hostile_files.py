@@ -94,6 +94,16 @@ def test_small_files_do_not_become_large_constants() -> None:
         assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize("bad", [b"\xff\xfe", b"a\x00b", b"\xed\xa0\x80"])
+def test_names_that_no_database_takes(bad: bytes) -> None:
+    placed = b"PLACE"[: len(bad)]
+    node = helper.make_node("Relu", ["x"], ["y"], name=placed.decode())
+    model = model_of([node], X, Y)
+    assert model.count(placed) == 1
+    with pytest.raises(EngineError, match="not valid UTF-8"):
+        read_onnx(model.replace(placed, bad))
+
+
 def test_deep_nesting() -> None:
     graph = b""
     for _ in range(5000):

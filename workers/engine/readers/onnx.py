@@ -103,6 +103,7 @@ def _parse(data: bytes) -> ModelProto:
         )
     if model.functions:
         model = _inlined(model)
+    _check_texts(model)
     if model.graph.sparse_initializer:
         raise UnsupportedModelError("the model has sparse initializers; store its weights as dense tensors")
     return model
@@ -113,6 +114,21 @@ def _inlined(model: ModelProto) -> ModelProto:
         return onnx.inliner.inline_local_functions(model)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise InvalidModelError(f"the functions that the model defines cannot be put in place ({error})") from error
+
+
+def _check_texts(model: ModelProto) -> None:
+    """Names end up in reports and databases, which take neither broken UTF-8 nor NUL characters."""
+    graph = model.graph
+    for text in (
+        *(tensor.name for tensor in graph.initializer),
+        *(name for node in graph.node for name in (node.name, node.op_type, node.domain, *node.input, *node.output)),
+        *(info.name for info in (*graph.input, *graph.output)),
+        *(dim.dim_param for info in (*graph.input, *graph.output) for dim in info.type.tensor_type.shape.dim),
+        *(text for entry in model.metadata_props for text in (entry.key, entry.value)),
+    ):
+        broken = isinstance(text, bytes)  # so protobuf hands over what it cannot decode
+        if broken or "\0" in text:
+            raise InvalidModelError(f"the name {str(text)[:80]!r} is not valid UTF-8 without NUL characters")
 
 
 def _opsets(model: ModelProto) -> dict[str, int]:
