@@ -101,12 +101,24 @@ class Memory(nn.Module):
         return self.head(self.encoder(x)[0].mean(1))
 
 
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(50, 24)
+        self.hidden = nn.Linear(24, 32)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.hidden(self.table(x))).mean(1))
+
+
 SHAPES = {
     "uneven": (Uneven, (2, 8, 8)),
     "residual": (Residual, (2, 8, 8)),
     "gated": (Gated, (2, 8, 8)),
     "perceptron": (Perceptron, (24,)),
     "normalized": (Normalized, (7, 24)),
+    "tokens": (Tokens, (9,)),
     "lstm": (lambda: Memory(nn.LSTM), (9, 6)),
     "gru": (lambda: Memory(nn.GRU), (9, 6)),
 }
@@ -114,6 +126,8 @@ SHAPES = {
 
 def inputs_of(kind, examples=64, seed=3):
     generator = torch.Generator().manual_seed(seed)
+    if kind == "tokens":
+        return torch.randint(50, (examples, 9), generator=generator)
     return torch.randn(examples, *SHAPES[kind][1], generator=generator)
 
 

@@ -142,6 +142,16 @@ def test_recurrent_layers_stay_float_and_the_way_to_go_is_named():
     assert "dynamic_quantization" in reason
 
 
+def test_an_embedding_is_stored_in_eight_bits_and_the_layers_behind_it_compute_in_integers():
+    context = context_of("tokens")
+    graph = apply(net("tokens"), context, STEP)
+    ours, theirs = answers(graph, inputs_of("tokens", seed=9))
+    assert relative(theirs, ours) < 0.01
+    assert context.figures["layers_quantized"] == 2
+    assert grid_of(next(iter(graph.layers())).module, "weight").scale.shape == (50, 1)
+    assert any("1 embedding tables are stored" in note for note in context.notes)
+
+
 def test_made_up_data_is_said():
     graph = net("perceptron")
     made_up = SyntheticBatches(Signature(inputs=graph.inputs, outputs=graph.outputs), 0, 4)

@@ -38,12 +38,13 @@ def correct_biases(graph: Graph, quantized: Quantized, inputs: Sequence[Tensor])
 
     def correct(node: fx.Node, source: Tensor, wanted: Tensor) -> None:
         trait, layer = trait_of(node), module_of(node)
-        if trait is None or trait.bias is None:
+        name = "bias" if getattr(layer, "bias", None) is not None else trait and trait.bias
+        if not name:
             return
         axis = channel_axis(node, wanted)
         others = [position for position in range(wanted.dim()) if position != axis]
         error = (wanted - layer(source)).mean(others)
-        corrections.append(_add_to_bias(layer, trait.bias, error))
+        corrections.append(_add_to_bias(layer, name, error))
 
     walk(graph, quantized, inputs, correct)
     return corrections

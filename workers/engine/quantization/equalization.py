@@ -44,7 +44,9 @@ def is_layer(node: fx.Node) -> bool:
     if node.op != "call_module":
         return False
     trait = trait_of(node)
-    return trait is not None and trait.weights == {"weight": 0} and len(calls_of(node)) == 1
+    if trait is None or not trait.inputs:
+        return False
+    return trait.weights == {"weight": 0} and len(calls_of(node)) == 1
 
 
 def may_scale(module: nn.Module) -> bool:

@@ -26,11 +26,12 @@ from workers.engine.quantization.simulation import MOST_BYTES, Simulation, bytes
 from workers.engine.quantization.smoothing import smooth
 from workers.engine.quantization.weight_bits import weight_bits
 from workers.engine.steps import applies
+from workers.engine.transforms.absorb_bias import absorb_bias
 from workers.engine.transforms.fold_batch_norm import fold_batch_norm
 
 FEW = 8
 """Examples that show how ops act."""
-TRIALS = 2048
+TRIALS = 1024
 """Examples, over all values, on which ranges are tried out."""
 CORRECTED = 256
 """Examples whose mean errors the biases take up, and on which roundings are learned."""
@@ -46,8 +47,9 @@ def static_quantization(step: StaticQuantization, graph: Graph, context: Context
     folded = fold_batch_norm(graph)
     if folded:
         context.notes.append(f"{folded} batch norms are folded into the layers before them")
+    absorb_bias(graph)
     lowered = lower(graph, record(graph, few))
-    layers = _layers(step, graph, context)
+    layers, tables = _layers(step, graph, context)
     _prepare(step, graph, context, record(graph, few))
 
     context.progress(0.1, "finding ranges")
@@ -63,7 +65,7 @@ def static_quantization(step: StaticQuantization, graph: Graph, context: Context
     context.progress(0.7, "quantizing")
     lowered.restore(graph, place(graph.module.graph, kept.layers).integer)
     quantized = insert(graph, place(graph.module.graph, kept.layers), ranges, kept.layers, width)
-    store(quantized, kept.stored)
+    store(quantized, kept.stored | tables)
     some = calibration.some(min(room, CORRECTED))
     if step.adaptive_rounding:
         learn = _part(context.progress, 0.7, 0.95, "learning roundings")
@@ -84,31 +86,39 @@ def _calibration(graph: Graph, context: Context) -> Calibration:
 
 def _trials(values: int) -> int:
     """Examples for trying out ranges: fewer where many values have to be tried."""
-    return max(16, min(64, TRIALS // max(values, 1)))
+    return max(8, min(64, TRIALS // max(values, 1)))
 
 
-def _layers(step: StaticQuantization, graph: Graph, context: Context) -> frozenset[fx.Node]:
-    """The calls of the selected layers that have an integer form; the others are named in `untouched`."""
+def _layers(step: StaticQuantization, graph: Graph, context: Context) -> tuple[frozenset[fx.Node], frozenset[fx.Node]]:
+    """The calls of the selected layers that have an integer form, and the tables that only need 8 bits in the file.
+
+    The others are named in `untouched`.
+    """
     chosen: set[str] = set()
+    tables: set[fx.Node] = set()
     for layer in graph.layers():
         reason = _why_float(step, layer)
+        trait = trait_of(layer.node)
         if reason:
             context.untouched[layer.name] = reason
+        elif trait and not trait.inputs:
+            tables.add(layer.node)
         else:
             chosen.add(str(layer.node.target))
     if not chosen:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in context.untouched.items()) or "it has no layers"
         raise StepError(f"no layer of the model can be quantized ({reasons})")
-    return frozenset(
-        node for node in graph.module.graph.nodes if node.op == "call_module" and str(node.target) in chosen
-    )
+    if tables:
+        context.notes.append(f"{len(tables)} embedding tables are stored in 8 bits per row")
+    calls = (node for node in graph.module.graph.nodes if node.op == "call_module" and str(node.target) in chosen)
+    return frozenset(calls), frozenset(tables)
 
 
 def _why_float(step: StaticQuantization, layer: Layer) -> str | None:
     if not step.layers.selects(layer.name):
         return "not selected"
     trait = trait_of(layer.node)
-    if trait is None or not trait.weights or not trait.inputs:
+    if trait is None or not trait.weights:
         return f"{layer.op.name} has no integer form here; dynamic_quantization stores its weights in 8 bits"
     if any(weight.dtype != torch.float32 for weight in layer.weights.values()):
         return "its weights are not float32"
