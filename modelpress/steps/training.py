@@ -6,7 +6,12 @@ from modelpress.steps.base import Step
 
 
 class TrainingStep(Step):
-    epochs: int = Field(3, ge=1, le=1000, description="passes over the training data")
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="passes over the training data; by default 3, and more where that is fewer than 300 updates",
+    )
     batch_size: int = Field(64, ge=2, le=65536, description="examples an update")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="peak of the one-cycle schedule, for AdamW")
     weight_decay: float = Field(0.0, ge=0, le=1)

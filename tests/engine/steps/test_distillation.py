@@ -124,6 +124,13 @@ def test_labels_mix_in_where_there_are_any():
         apply(graph, context_for("recurrent", train="unlabelled"), {"step": "distillation", "label_weight": 0.5})
 
 
+def test_few_examples_are_gone_over_more_often():
+    few = Examples(data_of("convolutional").inputs[:100])
+    context = context_for("convolutional", train=few)
+    apply(trained("convolutional"), context, PRUNED, {"step": "distillation"})
+    assert context.figures["updates"] == 300
+
+
 def test_it_stops_when_its_seconds_are_over_and_keeps_the_best():
     context = context_for("convolutional", train="unlabelled")
     pruned = apply(trained("convolutional"), context, PRUNED)
