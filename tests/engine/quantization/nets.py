@@ -1,5 +1,7 @@
 """Untrained nets whose activations and weights have uneven ranges, made by an exporter, and inputs for them."""
 
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -101,6 +103,15 @@ class Memory(nn.Module):
         return self.head(self.encoder(x)[0].mean(1))
 
 
+class Narrow(nn.Sequential):
+    """Begins as LeNet-5 does."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(1, 6, 5), nn.ReLU(), nn.Conv2d(6, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 4, 3)
+        )
+
+
 class Tokens(nn.Module):
     def __init__(self):
         super().__init__()
@@ -118,6 +129,7 @@ SHAPES = {
     "gated": (Gated, (2, 8, 8)),
     "perceptron": (Perceptron, (24,)),
     "normalized": (Normalized, (7, 24)),
+    "narrow": (Narrow, (1, 8, 8)),
     "tokens": (Tokens, (9,)),
     "lstm": (lambda: Memory(nn.LSTM), (9, 6)),
     "gru": (lambda: Memory(nn.GRU), (9, 6)),
@@ -131,9 +143,15 @@ def inputs_of(kind, examples=64, seed=3):
     return torch.randn(examples, *SHAPES[kind][1], generator=generator)
 
 
-def net(kind, batch=None):
+@cache
+def _exported(kind, batch):
     torch.manual_seed(0)
     return exported(SHAPES[kind][0](), inputs_of(kind, batch or 2), batch)
+
+
+def net(kind, batch=None):
+    """A fresh copy; the batch is free unless it is given."""
+    return _exported(kind, batch).copy()
 
 
 def answers(graph, x):

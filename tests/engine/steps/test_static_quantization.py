@@ -149,7 +149,18 @@ def test_an_embedding_is_stored_in_eight_bits_and_the_layers_behind_it_compute_i
     assert relative(theirs, ours) < 0.01
     assert context.figures["layers_quantized"] == 2
     assert grid_of(next(iter(graph.layers())).module, "weight").scale.shape == (50, 1)
-    assert any("1 embedding tables are stored" in note for note in context.notes)
+    assert any("1 layers are stored in 8 bits" in note for note in context.notes)
+
+
+def test_a_convolution_of_very_few_channels_computes_in_float():
+    context = context_of("narrow")
+    graph = apply(net("narrow"), context, STEP)
+    assert list(context.untouched) == ["0"]
+    assert "too few channels" in context.untouched["0"]
+    grids = [grid_of(layer.module, "weight") for layer in graph.layers()]
+    assert [grid.folded for grid in grids] == [True, False, False]
+    ours, theirs = answers(graph, inputs_of("narrow", seed=9))
+    assert relative(theirs, ours) < 0.01
 
 
 def test_made_up_data_is_said():

@@ -16,13 +16,13 @@ from workers.engine.quantization.calibration import Calibration
 from workers.engine.quantization.grid import IntegerGrid, grid_of
 from workers.engine.quantization.leaves import become
 from workers.engine.quantization.nodes import calls_of
-from workers.engine.quantization.simulation import Simulation
+from workers.engine.quantization.simulation import MOST_BYTES, Simulation, bytes_per_example
 from workers.engine.quantization.storage import channel_axes, integer_form
 from workers.engine.quantization.weight_bits import weight_bits
 from workers.engine.steps import applies
 
-TRIED = 32
-"""Examples on which it is measured what quantized activations do."""
+TRIALS = 512
+"""Examples, over all layers, on which it is measured what quantized activations do."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ def _without_harm(step: DynamicQuantization, graph: Graph, context: Context, for
     """Compute in float what would move the outputs too much with quantized activations."""
     if context.calibrate is None or all(form.integer is None for form in forms):
         return forms
-    simulation = Simulation(graph, Calibration.of(graph, context).some(TRIED))
+    calibration = Calibration.of(graph, context)
+    room = max(2, MOST_BYTES // bytes_per_example(graph, calibration.some(2)))
+    simulation = Simulation(graph, calibration.some(min(room, max(4, min(32, TRIALS // len(forms))))))
     harmless = []
     for form in forms:
         if form.integer is None:

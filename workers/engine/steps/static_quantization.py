@@ -24,6 +24,7 @@ from workers.engine.quantization.rounding import learn_rounding
 from workers.engine.quantization.sensitivity import Sensitivity, keep_worst_float
 from workers.engine.quantization.simulation import MOST_BYTES, Simulation, bytes_per_example, record, relative_error
 from workers.engine.quantization.smoothing import smooth
+from workers.engine.quantization.storage import too_few_channels
 from workers.engine.quantization.weight_bits import weight_bits
 from workers.engine.steps import applies
 from workers.engine.transforms.absorb_bias import absorb_bias
@@ -49,7 +50,7 @@ def static_quantization(step: StaticQuantization, graph: Graph, context: Context
         context.notes.append(f"{folded} batch norms are folded into the layers before them")
     absorb_bias(graph)
     lowered = lower(graph, record(graph, few))
-    layers, tables = _layers(step, graph, context)
+    layers, stored = _layers(step, graph, context)
     _prepare(step, graph, context, record(graph, few))
 
     context.progress(0.1, "finding ranges")
@@ -65,7 +66,7 @@ def static_quantization(step: StaticQuantization, graph: Graph, context: Context
     context.progress(0.7, "quantizing")
     lowered.restore(graph, place(graph.module.graph, kept.layers).integer)
     quantized = insert(graph, place(graph.module.graph, kept.layers), ranges, kept.layers, width)
-    store(quantized, kept.stored | tables)
+    store(quantized, kept.stored | stored)
     some = calibration.some(min(room, CORRECTED))
     if step.adaptive_rounding:
         learn = _part(context.progress, 0.7, 0.95, "learning roundings")
@@ -90,28 +91,31 @@ def _trials(values: int) -> int:
 
 
 def _layers(step: StaticQuantization, graph: Graph, context: Context) -> tuple[frozenset[fx.Node], frozenset[fx.Node]]:
-    """The calls of the selected layers that have an integer form, and the tables that only need 8 bits in the file.
+    """The calls of the selected layers that gain by integers, and the layers that only are stored in 8 bits.
 
     The others are named in `untouched`.
     """
     chosen: set[str] = set()
-    tables: set[fx.Node] = set()
+    stored: set[fx.Node] = set()
     for layer in graph.layers():
         reason = _why_float(step, layer)
         trait = trait_of(layer.node)
         if reason:
             context.untouched[layer.name] = reason
         elif trait and not trait.inputs:
-            tables.add(layer.node)
+            stored.add(layer.node)
+        elif all(too_few_channels(weight) for weight in layer.weights.values()):
+            stored.add(layer.node)
+            context.untouched[layer.name] = "computes in float from 8-bit weights: too few channels to gain by integers"
         else:
             chosen.add(str(layer.node.target))
     if not chosen:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in context.untouched.items()) or "it has no layers"
         raise StepError(f"no layer of the model can be quantized ({reasons})")
-    if tables:
-        context.notes.append(f"{len(tables)} embedding tables are stored in 8 bits per row")
+    if stored:
+        context.notes.append(f"{len(stored)} layers are stored in 8 bits and compute in float")
     calls = (node for node in graph.module.graph.nodes if node.op == "call_module" and str(node.target) in chosen)
-    return frozenset(calls), frozenset(tables)
+    return frozenset(calls), frozenset(stored)
 
 
 def _why_float(step: StaticQuantization, layer: Layer) -> str | None:
