@@ -12,7 +12,6 @@ from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import Connection, Engine, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from app.db.session import make_engine
 from app.db.tables import Job
@@ -20,27 +19,13 @@ from app.queue import QUEUES, make_celery, wake
 from app.settings import Settings, get_settings
 from app.storage import open_store
 from app.storage.base import BlobStore
-from workers import diagnosis, transitions
+from workers.takeover import take_back
 
 log = logging.getLogger(__name__)
 
 LEADER = 0x6D6F64656C  # "model": the advisory lock that says who leads
 MOST_WAKES = 16
 """In a queue at once. One is enough for a worker to work off everything; more reach more workers."""
-
-
-def take_back(engine: Engine) -> int:
-    """Jobs whose worker fell silent: queued again, failed where attempts ran out, canceled where that was asked for."""
-    lost = select(Job).where(Job.lease_until < func.clock_timestamp()).limit(1).with_for_update(skip_locked=True)
-    taken = 0
-    while True:
-        with Session(engine, autoflush=False) as session, session.begin():
-            job = session.scalar(lost)
-            if job is None:
-                return taken
-            transitions.requeue(session, job, diagnosis.worker_lost(), 0)
-            log.warning("job %s: attempt %d is lost with its worker", job.id, job.attempt)
-            taken += 1
 
 
 def wake_again(engine: Engine, celery: Celery, redis: Redis) -> None:
@@ -91,7 +76,7 @@ class Reconciler:
             self.stop.wait(self.settings.reconcile_seconds)
 
     def round(self) -> None:
-        take_back(self.engine)
+        take_back(self.engine, Job.lease_until < func.clock_timestamp())
         try:
             wake_again(self.engine, self.celery, self.redis)
         except RedisError:

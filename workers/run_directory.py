@@ -23,15 +23,20 @@ class InvalidResultError(Exception):
 
 
 class Scratch:
-    """A worker's own folder below the shared one. Those of workers that are gone are removed on the way in."""
+    """A worker's own folder below the shared one, with a lock in it that it holds as long as it lives.
 
-    def __init__(self, folder: Path) -> None:
+    Folders of workers that are gone are removed on the way in; `left` are the names of those workers.
+    """
+
+    def __init__(self, folder: Path, worker: str) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for other in folder.iterdir():
-            _remove_if_left(other)
-        self.folder = Path(tempfile.mkdtemp(prefix="worker-", dir=folder))
-        self._lock = (self.folder / LOCK).open("wb")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        with (folder / LOCK).open("wb") as entrance:
+            fcntl.flock(entrance, fcntl.LOCK_EX)
+            self.left = [other.name for other in folder.iterdir() if other.is_dir() and _remove_if_left(other)]
+            self.folder = folder / worker
+            self.folder.mkdir(mode=0o700)
+            self._lock = (self.folder / LOCK).open("wb")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     @contextmanager
     def run_directory(self, name: str) -> Iterator[Path]:
@@ -54,14 +59,16 @@ class Scratch:
         self.close()
 
 
-def _remove_if_left(folder: Path) -> None:
-    """A live worker holds the lock in its folder; one that is just being made has none yet, and is let be."""
+def _remove_if_left(folder: Path) -> bool:
     try:
         with (folder / LOCK).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError:
-        return
+    except BlockingIOError:
+        return False  # its worker lives
+    except FileNotFoundError:
+        pass  # its worker ended while it removed the folder
+    shutil.rmtree(folder, ignore_errors=True)
+    return True
 
 
 def read_result(run_dir: Path) -> RunResult:

@@ -6,12 +6,14 @@ import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from secrets import token_hex
 
 from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.session import make_engine
+from app.db.tables import Job
 from app.presence import announce
 from app.settings import Settings
 from app.storage import open_store
@@ -21,6 +23,7 @@ from workers.ownership import claim, some_wait
 from workers.pool import Pool
 from workers.run_directory import Scratch
 from workers.supervisor import Supervisor
+from workers.takeover import take_back
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +48,15 @@ def slots(settings: Settings) -> int:
 class Worker:
     def __init__(self, settings: Settings, queues: Sequence[str], pool: Pool | None = None) -> None:
         self.settings = settings
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        host = socket.gethostname()
+        self.name = f"{host}-{os.getpid()}-{token_hex(4)}"
         self.shutdown = Shutdown(settings.shutdown_seconds)
         heavy = slots(settings)
         threads = heavy + settings.ingest_slots
         self.engine = make_engine(settings.database_url, pool_size=3 * threads + 2)
         self.redis = Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
-        self.scratch = Scratch(settings.scratch or settings.home / "scratch")
+        self.scratch = Scratch(settings.scratch or settings.home / "scratch", self.name)
+        self._predecessors = [name for name in self.scratch.left if name.startswith(f"{host}-")]
         self.pool = pool or Pool(spares=threads)
         self.lanes = [
             self._lane(tuple(queue for queue in queues if queue != INGEST), heavy, max(1, machine.cores() // heavy)),
@@ -69,8 +74,16 @@ class Worker:
         return Lane(queues, supervisor, threading.Semaphore(slots))
 
     def start(self) -> None:
+        self._inherit()
         self.pool.start()
         self._poller.start()
+
+    def _inherit(self) -> None:
+        """Workers that died on this machine cannot come back to their jobs: nobody need wait for the leases."""
+        try:
+            take_back(self.engine, Job.worker.in_(self._predecessors))
+        except SQLAlchemyError:
+            log.warning("the database does not answer; lost jobs wait for their leases to end", exc_info=True)
 
     def stop(self) -> None:
         """Nothing new begins from here on; what runs has `shutdown_seconds` left. Returns at once."""

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func
 from uuid6 import uuid7
 
+from app.db.tables import Job
 from app.queue import make_celery, wake
 from app.settings import Settings
 from tests.worker.jobs import Desk, program, until
 from tests.worker.processes import RECONCILER, WORKER, Service, busy_runner
-from workers.reconciler import take_back
+from workers.takeover import take_back
 
 pytestmark = pytest.mark.slow
 
@@ -61,9 +62,31 @@ def test_a_killed_worker_takes_its_runners_along_and_the_next_one_does_the_job(
     service.kill()
     until(lambda: not any(process.is_running() for process in family), 3)
     with Service(settings, folder):
-        assert len(list((settings.home / "scratch").iterdir())) == 1  # what the killed one left is swept
+        folders = [path for path in (settings.home / "scratch").iterdir() if path.is_dir()]
+        assert len(folders) == 1  # what the killed one left is swept
         assert desk.wait(job_id, "succeeded").attempt == 2
         assert len(desk.results(job_id)) == 1
+
+
+def test_a_worker_that_comes_back_need_not_wait_for_the_lease_of_the_killed_one(
+    desk: Desk, settings: Settings, folder: Path
+) -> None:
+    patient = settings.model_copy(update={"lease_seconds": 1000})
+    with Service(patient, folder) as service:
+        job_id = desk.compress(program("succeed", seconds=1))
+        busy_runner(service)
+        service.kill()
+        with Service(patient, folder):
+            assert desk.wait(job_id, "succeeded").attempt == 2
+
+
+def test_a_worker_leaves_the_jobs_of_its_living_neighbours_alone(
+    desk: Desk, service: Service, settings: Settings, folder: Path
+) -> None:
+    job_id = desk.compress(program("succeed", seconds=3))
+    busy_runner(service)
+    with Service(settings, folder):
+        assert desk.wait(job_id, "succeeded").attempt == 1
 
 
 def test_a_killed_zygote_is_replaced(desk: Desk, service: Service) -> None:
@@ -78,7 +101,7 @@ def test_attempts_run_out_when_every_worker_is_lost(desk: Desk, service: Service
     job_id = desk.compress(program("hang"), max_attempts=1)
     busy_runner(service)
     service.kill()
-    until(lambda: take_back(engine) == 1)
+    until(lambda: take_back(engine, Job.lease_until < func.clock_timestamp()) == 1)
     job = desk.job(job_id)
     assert job.status == "failed"
     assert job.error is not None

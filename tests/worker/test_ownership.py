@@ -30,7 +30,7 @@ from modelpress.run import RunError
 from tests.worker.jobs import Desk
 from workers.outcomes import finish_compression
 from workers.ownership import Claim, News, Ownership, claim
-from workers.reconciler import take_back
+from workers.takeover import take_back
 from workers.transitions import OWNED, FencedError
 
 SPEC = ModelSpec(format="onnx", signature=Signature(inputs=(), outputs=()), stats=ModelStats())
@@ -38,6 +38,7 @@ SIZE = Size(bytes=1, zstd_bytes=1, parameters=1, nonzeros=1, macs=None)
 ENVIRONMENT = Environment(cpu="", isa=(), device="cpu", threads=1, python="", torch="", onnxruntime="")
 REPORT = Report(verdict=Verdict.PASSED, size=(SIZE, SIZE), size_ratio=1, latency=(), environment=ENVIRONMENT)
 CRASH = RunError(code="runner_crashed", message="It crashed.", retryable=True)
+EXPIRED = Job.lease_until < func.clock_timestamp()
 REFUSAL = RunError(code="step_failed", message="It cannot be done.")
 
 
@@ -85,7 +86,7 @@ def test_a_silent_worker_is_fenced_from_every_write(desk: Desk, newest: Ownershi
     with Session(desk.engine) as session:
         session.execute(update(Job).values(lease_until=func.now() - text("interval '1 second'")))
         session.commit()
-    assert take_back(desk.engine) == 1
+    assert take_back(desk.engine, EXPIRED) == 1
     before = desk.story(newest.job_id)
     writes: list[Any] = [
         newest.status,
@@ -188,7 +189,7 @@ def machine(engine: Engine, store: BlobStore) -> type[RuleBasedStateMachine]:
         @rule()
         def leases_end(self) -> None:
             self.change(Job.lease_until.is_not(None), lease_until=func.now() - text("interval '1 second'"))
-            take_back(engine)
+            take_back(engine, EXPIRED)
 
         @rule()
         def cancel(self) -> None:
