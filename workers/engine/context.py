@@ -13,7 +13,7 @@ from modelpress.jobs import Runtime, TaskKind
 
 
 class Batches(Protocol):
-    """Examples of a dataset that fit the model: inputs in the order of `Graph.inputs`, and labels where there are any."""
+    """Examples of a dataset that fit the model: inputs in the order of `Graph.inputs`, and labels if there are any."""
 
     @property
     def examples(self) -> int: ...
