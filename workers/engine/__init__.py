@@ -1,4 +1,4 @@
-"""The compression engine: bytes in, smaller bytes and a report out. It knows no database, queue or HTTP, and no secrets."""
+"""The compression engine: bytes in, smaller bytes and a report out. It knows no database, queue, HTTP or secrets."""
 
 import os
 
