@@ -126,6 +126,7 @@ class Tokens(nn.Module):
 SHAPES = {
     "uneven": (Uneven, (2, 8, 8)),
     "residual": (Residual, (2, 8, 8)),
+    "bounded": (lambda: Uneven(nn.Hardtanh), (2, 8, 8)),
     "gated": (Gated, (2, 8, 8)),
     "perceptron": (Perceptron, (24,)),
     "normalized": (Normalized, (7, 24)),

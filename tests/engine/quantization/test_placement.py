@@ -76,6 +76,7 @@ def quantized(kind, **options):
         ("uneven", {"QLinearConv", "QGemm"}),
         ("residual", {"QLinearConv", "QLinearAdd", "QLinearConcat", "QLinearGlobalAveragePool"}),
         ("gated", {"QLinearConv", "QLinearAdd", "QLinearMul", "QGemm"}),
+        ("bounded", {"QLinearConv", "QGemm"}),
         ("perceptron", {"QGemm"}),
     ],
 )
@@ -83,7 +84,9 @@ def test_the_runtime_computes_all_of_it_in_integers(kind, expected, tmp_path):
     graph, _ = quantized(kind)
     found = integer_ops(graph, tmp_path)
     assert expected <= set(found)
-    assert not {"Conv", "FusedConv", "Gemm", "MatMul", "Relu", "HardSigmoid", "HardSwish", "Add", "Mul"} & set(found)
+    assert not {"Conv", "FusedConv", "Gemm", "MatMul", "Relu", "Clip", "HardSigmoid", "HardSwish", "Add", "Mul"} & set(
+        found
+    )
 
 
 def test_a_hard_swish_that_stays_float_is_one_op_as_before(tmp_path):

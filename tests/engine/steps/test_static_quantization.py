@@ -18,7 +18,7 @@ def context_of(kind, **fields):
     return context_for("convolutional", train=None, **{"calibrate": Examples(inputs_of(kind, 200)), **fields})
 
 
-@pytest.mark.parametrize("kind", ["uneven", "residual", "gated", "perceptron", "normalized"])
+@pytest.mark.parametrize("kind", ["uneven", "residual", "bounded", "gated", "perceptron", "normalized"])
 @pytest.mark.parametrize("runtime", ["cpu-avx2", "cpu-vnni"])
 def test_the_file_answers_as_the_graph_does(kind, runtime):
     context = context_of(kind, runtime=runtime)

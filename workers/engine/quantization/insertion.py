@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,7 +17,7 @@ from workers.engine.quantization.grid import BiasGrid, IntegerGrid, grid_of
 from workers.engine.quantization.lowering import gain
 from workers.engine.quantization.nodes import calls_of, module_of
 from workers.engine.quantization.placement import Placement, Point, trait_of
-from workers.engine.quantization.ranges import Range
+from workers.engine.quantization.ranges import LEVELS, Range
 
 BIAS_HEADROOM = 2.0**30
 """Biases stay below this many steps, half of what int32 holds."""
@@ -39,17 +40,17 @@ def insert(
     copied = graph.copy()
     twin = dict(zip(graph.module.graph.nodes, copied.module.graph.nodes, strict=True))
     leaves: dict[fx.Node, str] = {}
-    gains: list[fx.Node] = []
+    needless: list[fx.Node] = []
     last_input = [node for node in copied.module.graph.nodes if node.op == "placeholder"][-1]
     for value, point in placement.points.items():
         if point.source not in leaves:
             leaves[point.source] = f"quantize_{len(leaves)}"
             factor = gain_of(point.source)
             copied.module.add_submodule(leaves[point.source], FakeQuantize.of(ranges[point.source], factor))
-        _insert(copied.module.graph, twin, value, point, leaves[point.source], last_input)
-        if gain_of(value) != 1:
-            gains.append(twin[value])
-    for node in gains:
+        quantized = _insert(copied.module.graph, twin, value, point, leaves[point.source], last_input)
+        if gain_of(value) != 1 or (point.users is None and _saturates(module_of(quantized), value)):
+            needless.append(twin[value])
+    for node in needless:
         node.replace_all_uses_with(source_of(node))
         copied.module.graph.erase_node(node)
     copied.module.to(_device(copied.module))
@@ -68,7 +69,7 @@ def gain_of(value: fx.Node) -> float:
 
 def _insert(
     graph: fx.Graph, twin: dict[fx.Node, fx.Node], value: fx.Node, point: Point, leaf: str, last_input: fx.Node
-) -> None:
+) -> fx.Node:
     node = twin[value]
     with graph.inserting_after(last_input if node.op == "placeholder" else node):
         quantized = graph.call_module(leaf, (node,))
@@ -77,6 +78,21 @@ def _insert(
     node.replace_all_uses_with(
         quantized, delete_user_cb=lambda user: user is not quantized and (readers is None or user in readers)
     )
+    return quantized
+
+
+def _saturates(leaf: FakeQuantize, value: fx.Node) -> bool:
+    """Whether the grid itself cuts off what an activation would: then it is left out.
+
+    ONNX Runtime would see that for a ReLU, but with a clip on both sides it leaves the layer before it in float.
+    """
+    trait = trait_of(value)
+    if trait is None or not trait.fused or any(isinstance(argument, fx.Node) for argument in value.args[1:]):
+        return False
+    levels = (torch.arange(LEVELS) - leaf.zero_point.cpu()) * leaf.scale.cpu()
+    activated = cast("Callable[..., Tensor]", value.target)(levels, *value.args[1:], **value.kwargs)
+    half = 0.5001 * float(leaf.scale)  # bounds that fall between two levels are half a step off either way
+    return bool(((activated - levels).abs() <= half).all())
 
 
 def _grid_weights(node: fx.Node, width: int) -> None:

@@ -13,6 +13,7 @@ from workers.engine.context import Context
 from workers.engine.data import SyntheticBatches
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph, Layer
+from workers.engine.ops.recurrent_cells import Recurrent
 from workers.engine.quantization.bias_correction import correct_biases
 from workers.engine.quantization.calibration import Calibration, find_ranges
 from workers.engine.quantization.equalization import equalize
@@ -123,7 +124,8 @@ def _why_float(step: StaticQuantization, layer: Layer) -> str | None:
         return "not selected"
     trait = trait_of(layer.node)
     if trait is None or not trait.weights:
-        return f"{layer.op.name} has no integer form here; dynamic_quantization stores its weights in 8 bits"
+        advice = "; dynamic_quantization stores its weights in 8 bits" if isinstance(layer.module, Recurrent) else ""
+        return f"{layer.op.name} has no integer form in static quantization{advice}"
     if any(weight.dtype != torch.float32 for weight in layer.weights.values()):
         return "its weights are not float32"
     return None
