@@ -49,14 +49,14 @@ class Worker:
     def __init__(self, settings: Settings, queues: Sequence[str], pool: Pool | None = None) -> None:
         self.settings = settings
         host = socket.gethostname()
-        self.name = f"{host}-{os.getpid()}-{token_hex(4)}"
+        self.name = f"{host}:{os.getpid()}:{token_hex(4)}"
         self.shutdown = Shutdown(settings.shutdown_seconds)
         heavy = slots(settings)
         threads = heavy + settings.ingest_slots
         self.engine = make_engine(settings.database_url, pool_size=3 * threads + 2)
         self.redis = Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
         self.scratch = Scratch(settings.scratch or settings.home / "scratch", self.name)
-        self._predecessors = [name for name in self.scratch.left if name.startswith(f"{host}-")]
+        self._predecessors = [name for name in self.scratch.left if name.startswith(f"{host}:")]
         self.pool = pool or Pool(spares=threads)
         self.lanes = [
             self._lane(tuple(queue for queue in queues if queue != INGEST), heavy, max(1, machine.cores() // heavy)),
@@ -135,7 +135,7 @@ class Worker:
 
     def _poll(self) -> None:
         """Finds work that no message told of, and tells that we are here."""
-        while not self.shutdown.begun.wait(self.settings.poll_seconds):
+        while not self.shutdown.begun.is_set():
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             try:
                 self._announce()
@@ -146,6 +146,7 @@ class Worker:
                         thread.start()
             except SQLAlchemyError:
                 log.warning("the database does not answer", exc_info=True)
+            self.shutdown.begun.wait(self.settings.poll_seconds)
 
     def _announce(self) -> None:
         queues = [queue for lane in self.lanes for queue in lane.queues]
