@@ -32,7 +32,9 @@ class Task(Strict):
     """What the model's outputs mean, so that quality can be measured. What is left out is inferred where it can be."""
 
     kind: TaskKind | None = Field(None, description="inferred from the labels and the output's shape")
-    output: int | str | None = Field(None, description="index or name of the output that is judged; the first by default")
+    output: int | str | None = Field(
+        None, description="index or name of the output that is judged; the first by default"
+    )
     label: str | None = Field(None, description="array of the dataset that holds the labels")
     metric: Metric | None = Field(None, description="the figure that targets and the verdict look at")
 

@@ -23,7 +23,9 @@ class Signature(Strict):
 class ModelStats(Strict):
     parameters: int = 0
     nonzeros: int = 0
-    macs: int | None = Field(None, description="multiply-accumulates for one example; symbolic dims other than batch: 1")
+    macs: int | None = Field(
+        None, description="multiply-accumulates for one example; symbolic dims other than batch: 1"
+    )
     layers: int = 0
     opset: int | None = None
     ops: dict[str, int] = Field(default_factory=dict, description="how often each op occurs")
