@@ -108,7 +108,8 @@ class _Training:
         if self.size:
             self.examples = whole(self.examples, self.size)
             self.held_out = whole(self.held_out, self.size)
-        self.began = self.reported = time.monotonic()
+        self.began = time.monotonic()
+        self.reported = -math.inf  # the first update is told at once
         self.limit = min(context.deadline, self.began + (options.seconds or math.inf)) - self.began
         self.batches = max(1, len(self.examples) // max(options.batch_size, self.size or 0))
         self.epochs = options.epochs or min(max(FEWEST_EPOCHS, math.ceil(FEWEST_UPDATES / self.batches)), MOST_EPOCHS)
