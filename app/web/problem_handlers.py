@@ -23,6 +23,7 @@ from app.problems import (
     Unavailable,
 )
 from app.web.strict_json import escaped
+from modelpress.steps import STEPS
 
 
 def install(app: FastAPI) -> None:
@@ -87,7 +88,11 @@ def _sentence(detail: ErrorDetails) -> str:
         case "union_tag_not_found":
             return 'a step is an object that names itself: {"step": "…"}'
         case "extra_forbidden":
-            return f"there is no option {detail['loc'][-1]!r} here"
+            *_, owner, name = detail["loc"]
+            if owner not in STEPS:
+                return f"there is no option {name!r} here"
+            options = ", ".join(option for option in STEPS[str(owner)].model_fields if option != "step")
+            return f"{owner} has no option {name!r}; there are: {options}"
         case "missing":
             return "this is required"
         case "value_error":

@@ -55,7 +55,11 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"recipe": [{"step": "prune"}]}, "/recipe/0/step", "there is no step 'prune'; there are: magnitude_pruning"),
     ({"recipe": [{"ratio": 1}]}, "/recipe/0/step", "names itself"),
     ({"recipe": []}, "/recipe", "at least 1"),
-    ({"recipe": [{"step": "half_precision", "bits": 4}]}, "/recipe/0/bits", "there is no option 'bits'"),
+    (
+        {"recipe": [{"step": "half_precision", "bits": 4}]},
+        "/recipe/0/bits",
+        "half_precision has no option 'bits'; there are: dtype, layers",
+    ),
     ({"recipe": [*HALF, {"step": "magnitude_pruning", "sparsity": 2}]}, "/recipe/1/sparsity", "less than 1"),
     ({"recipe": HALF, "recipes": 1}, "/recipes", "there is no option 'recipes'"),
     ({"recipe": [*HALF, {"step": "magnitude_pruning"}]}, "/recipe/1/step", "cannot come after half_precision"),
