@@ -82,6 +82,7 @@ def ours(options: dict[str, Any], graph: Graph, calibrate: DatasetBatches, runti
         runtime=runtime,
         task="classification",
         output=0,
+        class_axis=1,
         seed=0,
         deadline=time.monotonic() + 3600,
         progress=lambda _fraction, _message: None,

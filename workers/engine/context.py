@@ -43,6 +43,8 @@ class Context:
     task: TaskKind
     output: int
     """Index of the output that is judged."""
+    class_axis: int | None
+    """Its axis that holds the class scores; None where there is none, so that each answer decides for itself."""
     seed: int
     deadline: float
     """On `time.monotonic()`."""

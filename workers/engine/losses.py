@@ -23,23 +23,18 @@ class Scores(Enum):
     """Each in [0, 1] on its own."""
 
 
-def scores_of(answers: Tensor, axis: int) -> Scores:
+def scores_of(rows: Tensor) -> Scores:
     """Tell logits from probabilities by their values; some dozens of answers leave little doubt."""
-    if answers.min() < 0 or answers.max() > 1:
+    if rows.min() < 0 or rows.max() > 1:
         return Scores.LOGITS
-    sums = answers.sum(axis)
-    one_each = answers.shape[axis] > 1 and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
+    sums = rows.sum(-1)
+    one_each = rows.shape[-1] > 1 and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
     return Scores.PROBABILITIES if one_each else Scores.SIGMOIDS
 
 
-def class_axis(answers: Tensor) -> int:
-    """Where the classes stand, as far as the shape tells: second in an image's four dims, else last."""
-    return 1 if answers.ndim >= 4 else answers.ndim - 1
-
-
-def as_rows(answers: Tensor) -> Tensor:
-    """(N,) as (N, 1): one answer an example is a row of one."""
-    return answers.unsqueeze(-1) if answers.ndim == 1 else answers
+def as_rows(answers: Tensor, class_axis: int | None) -> Tensor:
+    """(..., C): the class scores last. Where no axis holds classes, every answer is a row of one score."""
+    return answers.unsqueeze(-1) if class_axis is None else answers.movedim(class_axis, -1)
 
 
 def spread_of(answers: Tensor) -> float:
@@ -56,18 +51,19 @@ def logits(answers: Tensor, scores: Scores) -> Tensor:
     return clamped.log() if scores is Scores.PROBABILITIES else torch.logit(clamped)
 
 
-def softened_kl(student: Tensor, teacher: Tensor, temperature: float, axis: int) -> Tensor:
-    """KL(teacher || student) of the softened class probabilities, mean over all else, times temperature squared.
+def softened_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL(teacher || student) of the softened class probabilities, mean over the rows, times temperature squared.
 
-    Both are logits of the same shape. A single class is a yes or no: then the two sigmoids are compared.
+    Both are logits (..., C). A single class is a yes or no: then the two sigmoids are compared. Never below 0, where
+    rounding alone would take it.
     """
-    if student.shape[axis] == 1:
-        student = torch.cat((student, torch.zeros_like(student)), axis)
-        teacher = torch.cat((teacher, torch.zeros_like(teacher)), axis)
-    student_log = F.log_softmax(student / temperature, axis)
-    teacher_log = F.log_softmax(teacher / temperature, axis)
-    divergence = F.kl_div(student_log, teacher_log, reduction="none", log_target=True).sum(axis)
-    return divergence.mean() * temperature**2
+    if student.shape[-1] == 1:
+        student = torch.cat((student, torch.zeros_like(student)), -1)
+        teacher = torch.cat((teacher, torch.zeros_like(teacher)), -1)
+    student_log = F.log_softmax(student / temperature, -1)
+    teacher_log = F.log_softmax(teacher / temperature, -1)
+    divergence = F.kl_div(student_log, teacher_log, reduction="none", log_target=True).sum(-1)
+    return divergence.mean().clamp_min(0) * temperature**2
 
 
 def softened_bce(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -75,11 +71,11 @@ def softened_bce(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     target = torch.sigmoid(teacher / temperature)
     cross = F.binary_cross_entropy_with_logits(student / temperature, target)
     entropy = F.binary_cross_entropy_with_logits(teacher / temperature, target)
-    return (cross - entropy) * temperature**2
+    return (cross - entropy).clamp_min(0) * temperature**2
 
 
-def decided(answers: Tensor, axis: int, scores: Scores) -> Tensor:
+def decided(rows: Tensor, scores: Scores) -> Tensor:
     """The class that was chosen; for independent yes-or-no outputs, each of them."""
-    if scores is Scores.SIGMOIDS or answers.shape[axis] == 1:
-        return answers > (0.0 if scores is Scores.LOGITS else 0.5)
-    return answers.argmax(axis)
+    if scores is Scores.SIGMOIDS or rows.shape[-1] == 1:
+        return rows > (0.0 if scores is Scores.LOGITS else 0.5)
+    return rows.argmax(-1)

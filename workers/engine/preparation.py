@@ -86,6 +86,7 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
         runtime=conditions.runtime,
         task=task.kind,
         output=task.output,
+        class_axis=task.class_axis,
         seed=request.seed,
         deadline=began + STEPS_SHARE * (reporter.deadline - began),
         progress=reporter.progress,

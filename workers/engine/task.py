@@ -9,7 +9,7 @@ import torch
 
 from modelpress.jobs import Runtime, Task, TaskKind
 from modelpress.matching import MismatchError, check_labels, judged_output
-from modelpress.models import DatasetSpec, Signature, TensorSpec
+from modelpress.models import DatasetSpec, Dim, Signature, TensorSpec
 from workers.engine.errors import InvalidDataError
 from workers.engine.measuring.environment import own_runtime
 
@@ -76,16 +76,24 @@ def _looks_like_scores(output: TensorSpec) -> bool:
 
 
 def _class_axis(output: TensorSpec, labelled: list[tuple[str, DatasetSpec]]) -> int | None:
-    """The last axis for scores a position, the second for scores a pixel; None for one score that decides."""
+    """The last axis for scores a position, the second for scores a pixel; None for one score that decides.
+
+    Labels that are class numbers tell which; without such, four dims are those of images.
+    """
     rank = len(output.shape)
-    if rank < 2 or output.shape[-1] == 1:
+    if rank < 2:
         return None
+    axis = 1 if rank >= 4 else rank - 1
     for name, spec in labelled:
-        labels = next(array for array in spec.arrays if array.name == name)
-        positions = labels.shape[1:]
-        own = output.shape[1:-1]
-        fits = len(own) == len(positions) and all(
-            not isinstance(a, int) or a < 0 or a == b for a, b in zip(own, positions, strict=True)
-        )
-        return rank - 1 if fits or rank == 2 else 1
-    return rank - 1
+        positions = next(array for array in spec.arrays if array.name == name).shape[1:]
+        fitting = [own for own in (rank - 1, 1) if _fits(output.shape[1:own] + output.shape[own + 1 :], positions)]
+        if fitting:
+            axis = fitting[0]
+            break
+    return None if output.shape[axis] == 1 else axis
+
+
+def _fits(declared: tuple[Dim, ...], found: tuple[Dim, ...]) -> bool:
+    return len(declared) == len(found) and all(
+        not isinstance(a, int) or a < 0 or a == b for a, b in zip(declared, found, strict=True)
+    )

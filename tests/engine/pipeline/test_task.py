@@ -25,6 +25,9 @@ def labels(*shape, dtype="int64", low=0, high=4):
         (signature("y", 5), labels(), "classification", 1, 5),
         (signature("y", "time", 5), labels(7), "classification", 2, 5),
         (signature("y", 5, 16, 16), labels(16, 16), "classification", 1, 5),
+        (signature("y", 5, 12), labels(12), "classification", 1, 5),
+        (signature("y", 5, 1, 1), labels(1, 1), "classification", 1, 5),
+        (signature("y", 1, 16, 16), labels(16, 16, high=1), "classification", None, None),
         (signature("y", 1), labels(high=1), "classification", None, None),
         (signature("y", 5), labels(5, dtype="float32", low=None, high=None), "regression", None, None),
         (signature("logits", 5), [], "classification", 1, 5),
@@ -45,6 +48,12 @@ def test_a_guess_by_the_name_is_said():
 def test_what_is_asked_for_wins():
     assert resolve_task(signature("logits", 5), Task(kind="none"), []).kind == "none"
     assert resolve_task(signature("embedding", 5), Task(kind="classification"), []).class_axis == 1
+
+
+def test_without_labels_four_dims_are_those_of_images():
+    asked = Task(kind="classification")
+    assert resolve_task(signature("y", 5, 16, 16), asked, []).class_axis == 1
+    assert resolve_task(signature("y", 7, 5), asked, []).class_axis == 2
 
 
 def test_an_output_is_chosen_by_name_or_number():

@@ -172,6 +172,7 @@ def context_for(kind, *, train="labelled", **fields):
         "runtime": "cpu-avx2",
         "task": "classification",
         "output": 0,
+        "class_axis": -1,
         "seed": 0,
         "deadline": time.monotonic() + 600,
         "progress": lambda fraction, message: None,

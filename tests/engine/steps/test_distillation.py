@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from modelpress.steps import STEPS
 from tests.engine.steps.nets import (
     KINDS,
     Examples,
@@ -18,7 +19,11 @@ from tests.engine.steps.nets import (
     weights,
     zeros,
 )  # fmt: skip
+from workers.engine.batching import Batch
 from workers.engine.errors import StepError
+from workers.engine.losses import softened_bce, softened_kl
+from workers.engine.steps.distillation import Imitation
+from workers.engine.teaching import Teacher
 from workers.engine.writers.onnx import write_onnx
 
 PRUNED = {"step": "magnitude_pruning", "sparsity": 0.8, "scope": "layer"}
@@ -204,3 +209,23 @@ class Batched(nn.Module):
 def test_without_data_it_says_what_to_send():
     with pytest.raises(StepError, match=r"data\.train"):
         apply(trained("attention"), context_for("attention", train=None), {"step": "distillation"})
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_the_classes_stand_where_the_task_says(axis):
+    """Classes that all have the same score in one place, whichever axis that is, leave nothing to be taught."""
+    student = torch.randn(3, 5, 5)
+    context = context_for("convolutional", class_axis=axis)
+    teacher = Teacher(lambda x: (x,), Examples(student), context.device)
+    batch = Batch((student,), None, torch.arange(3))
+    objective = Imitation(STEPS["distillation"](step="distillation"), context, teacher, None, batch, None)
+    shifted = student + torch.randn(5).unsqueeze(0).unsqueeze(axis)
+    assert float(objective.loss((shifted,), batch)) == pytest.approx(0, abs=1e-5)
+    assert float(objective.loss((shifted.mT,), batch)) > 0.1
+
+
+def test_rounding_never_takes_a_divergence_below_zero():
+    scores = torch.randn(2000, 7, generator=torch.Generator().manual_seed(0))
+    for shift in range(20):
+        assert softened_kl(scores + shift / 7, scores, 4.0) >= 0
+        assert softened_bce(scores * (1 + shift * 1e-7), scores, 3.0) >= 0

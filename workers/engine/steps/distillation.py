@@ -18,7 +18,6 @@ from workers.engine.labels import Target
 from workers.engine.losses import (
     Scores,
     as_rows,
-    class_axis,
     decided,
     logits,
     scores_of,
@@ -81,16 +80,14 @@ class Imitation:
         if not all(math.isfinite(spread) for spread in self.spread.values()):
             raise StepError("the teacher answers NaN or infinity for some training data: look for such values there")
         self.scores = Scores.LOGITS
-        self.axis = -1
+        self.axis = context.class_axis
         if self.judged not in self.spread:
             self.classification = False
         elif self.classification:
-            rows = as_rows(probed[self.judged])
-            self.axis = class_axis(rows)
-            self.scores = scores_of(rows, self.axis)
+            self.scores = scores_of(as_rows(probed[self.judged], self.axis))
         self.target = None
         if step.label_weight:
-            self.target = Target(probed[self.judged], labels_of(probe), self.classification)
+            self.target = Target(probed[self.judged], labels_of(probe), self.classification, self.axis)
 
     def parameters(self) -> list[nn.Parameter]:
         return self.features.parameters() if self.features else []
@@ -109,14 +106,15 @@ class Imitation:
     def _distance(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:
         if index != self.judged or not self.classification:
             return (student - teacher).square().mean() / self.spread[index]
-        student, teacher = logits(as_rows(student), self.scores), logits(as_rows(teacher), self.scores)
+        student, teacher = (logits(as_rows(found, self.axis), self.scores) for found in (student, teacher))
         if self.scores is Scores.SIGMOIDS:
             return softened_bce(student, teacher, self.step.temperature)
-        return softened_kl(student, teacher, self.step.temperature, self.axis)
+        return softened_kl(student, teacher, self.step.temperature)
 
     def figures(self, outputs: tuple[Tensor, ...], batch: Batch) -> dict[str, float]:
         if not self.classification:
             return {}
-        mine, theirs = as_rows(outputs[self.judged]), as_rows(self.teacher.answers(batch)[self.judged])
-        same = decided(mine, self.axis, self.scores) == decided(theirs, self.axis, self.scores)
+        both = outputs[self.judged], self.teacher.answers(batch)[self.judged]
+        mine, theirs = (decided(as_rows(found, self.axis), self.scores) for found in both)
+        same = mine == theirs
         return {"agreement": float(same.float().mean())}

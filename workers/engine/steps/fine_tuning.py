@@ -37,7 +37,7 @@ class Labels:
         probed = answers(graph, probe.inputs, size)[self.judged]
         if not probed.is_floating_point():
             raise StepError("fine_tuning needs an output of real numbers: name the class scores in task.output")
-        self.target = Target(probed, labels_of(probe), context.task == "classification")
+        self.target = Target(probed, labels_of(probe), context.task == "classification", context.class_axis)
 
     def parameters(self) -> list[nn.Parameter]:
         return []
