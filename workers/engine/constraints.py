@@ -6,10 +6,11 @@ where the map has none), so that fine-tuning and distillation train what is ther
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 if TYPE_CHECKING:
@@ -62,3 +63,12 @@ def raw_parameter(module: nn.Module, name: str) -> nn.Parameter:
     if parametrize.is_parametrized(module, name):
         return holder.parametrizations[name].original
     return getattr(holder, name)
+
+
+def tied_parameters(module: fx.GraphModule) -> frozenset[nn.Parameter]:
+    """The raw parameters that more than one call uses: what changes them for one layer changes them for another."""
+    uses: Counter[nn.Parameter] = Counter()
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            uses.update(module.get_submodule(str(node.target)).parameters())
+    return frozenset(parameter for parameter, count in uses.items() if count > 1)

@@ -6,7 +6,7 @@ from torch import nn
 
 from modelpress.models import TensorSpec
 from workers.engine.builder import GraphBuilder
-from workers.engine.constraints import Mask
+from workers.engine.constraints import Mask, constrain
 from workers.engine.graph import Graph
 from workers.engine.ops.convolution import Conv, ConvTranspose
 from workers.engine.ops.linear import Linear
@@ -64,3 +64,20 @@ def test_a_constrained_weight_is_left_alone() -> None:
     graph = net(Linear(weight(6, 4), None), 6, ("batch", 4))
     next(graph.layers()).constrain("weight", Mask(torch.rand(6, 4) > 0.5))
     assert fold_batch_norm(graph) == 0
+
+
+def test_masked_weights_that_two_layers_share_keep_their_norms() -> None:
+    torch.manual_seed(0)
+    graph = GraphBuilder()
+    spec = TensorSpec(name="x", dtype="float32", shape=("batch", 6, 8, 8))
+    shared, value = weight(6, 6, 3, 3), graph.input(spec)
+    for _ in range(2):
+        layer = Conv(shared, None, **WINDOW)
+        constrain(layer, "weight", Mask(torch.rand(6, 6, 3, 3) > 0.5))
+        spread = torch.rand(6) + 0.5
+        norm = BatchNorm(torch.randn(6), torch.randn(6), torch.randn(6), spread, eps=1e-3, momentum=0.1)
+        value = graph.module("norm", norm, graph.module("layer", layer, value))
+    finished, x = graph.finish([(spec, value)], opset=17), torch.randn(3, 6, 8, 8)
+    before = finished(x)[0]
+    fold_batch_norm(finished)
+    torch.testing.assert_close(finished(x)[0], before, rtol=1e-5, atol=1e-5)

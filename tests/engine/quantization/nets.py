@@ -103,6 +103,25 @@ class Memory(nn.Module):
         return self.head(self.encoder(x)[0].mean(1))
 
 
+class Tied(nn.Module):
+    """One uneven linear layer applied twice, which the readers make two layers of that share a matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(24, 24)
+        self.shared = nn.Linear(24, 24)
+        self.head = nn.Linear(24, 4)
+        with torch.no_grad():
+            self.first.weight.mul_(2)
+            self.shared.weight.mul_(torch.logspace(-1.5, 1, 24)[:, None])
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        for _ in range(2):
+            x = torch.relu(self.shared(x))
+        return self.head(x)
+
+
 class Narrow(nn.Sequential):
     """Begins as LeNet-5 does."""
 
@@ -129,6 +148,7 @@ SHAPES = {
     "bounded": (lambda: Uneven(nn.Hardtanh), (2, 8, 8)),
     "gated": (Gated, (2, 8, 8)),
     "perceptron": (Perceptron, (24,)),
+    "tied": (Tied, (24,)),
     "normalized": (Normalized, (7, 24)),
     "narrow": (Narrow, (1, 8, 8)),
     "tokens": (Tokens, (9,)),

@@ -24,7 +24,7 @@ def layers(graph):
     return {layer.name: layer for layer in graph.layers()}
 
 
-@pytest.mark.parametrize("kind", ["uneven", "residual", "gated", "perceptron"])
+@pytest.mark.parametrize("kind", ["uneven", "residual", "gated", "perceptron", "tied"])
 def test_outputs_stay_as_they_were(kind):
     graph, x = net(kind), inputs_of(kind)
     before = graph(x)[0].detach()
@@ -78,3 +78,12 @@ def test_smoothing_takes_outliers_out_of_a_layer_norm_and_keeps_the_outputs():
     assert torch.allclose(graph(x)[0].detach(), before, rtol=1e-4, atol=1e-5)
     smoothed = record(graph, [x])[norm].abs().flatten(0, -2).amax(0)
     assert smoothed.max() / smoothed.min() < 0.3 * outliers.max() / outliers.min()
+
+
+def test_weights_that_several_layers_share_are_left_as_they_are():
+    graph, x = net("tied"), inputs_of("tied")
+    before = {name: layer.module.weight.detach().clone() for name, layer in layers(graph).items()}
+    assert equalized(graph, x).pairs == 0
+    done, left = smooth(graph, record(graph, [x]), 0.5)
+    assert (done, left) == (0, 4)
+    assert all(torch.equal(layer.module.weight, before[name]) for name, layer in layers(graph).items())

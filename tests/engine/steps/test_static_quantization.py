@@ -31,7 +31,7 @@ def test_the_file_answers_as_the_graph_does(kind, runtime):
     assert context.figures["layers_quantized"] >= 2
 
 
-@pytest.mark.parametrize("kind", ["uneven", "residual", "gated", "perceptron"])
+@pytest.mark.parametrize("kind", ["uneven", "residual", "gated", "perceptron", "tied"])
 def test_outputs_stay_near_the_float_ones(kind):
     x = inputs_of(kind, 256, seed=9)
     before, _ = answers(net(kind), x)
@@ -212,3 +212,11 @@ def test_other_trained_nets_keep_their_accuracy(kind):
     before = score(write_onnx(trained(kind)), kind)
     assert accuracy(apply(trained(kind), context, STEP), kind) >= before - 0.02
     assert np.isfinite(context.figures["error"])
+
+
+def test_shared_weights_are_not_rounded_for_one_layer_alone():
+    context = context_of("tied")
+    graph = apply(net("tied"), context, {**STEP, "keep_float": 1, "adaptive_rounding": True})
+    assert any("roundings of 2 layers are learned" in note for note in context.notes)
+    shared = [layer.module.weight for layer in graph.layers()][1:3]
+    assert torch.equal(*shared)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from workers.engine.constraints import raw_parameter
+from workers.engine.constraints import raw_parameter, tied_parameters
 from workers.engine.graph import Graph
 from workers.engine.quantization.equalization import channel_axis
 from workers.engine.quantization.insertion import Quantized
 from workers.engine.quantization.lockstep import walk
-from workers.engine.quantization.nodes import module_of
+from workers.engine.quantization.nodes import calls_of, module_of
 from workers.engine.quantization.placement import trait_of
 
 
@@ -33,13 +33,16 @@ class Correction:
 
 
 def correct_biases(graph: Graph, quantized: Quantized, inputs: Sequence[Tensor]) -> list[Correction]:
-    """Layer by layer on these inputs, so that each correction sees those before it."""
+    """Layer by layer on these inputs, so that each correction sees those before it. Shared biases stay."""
+    tied = tied_parameters(quantized.graph.module)
     corrections: list[Correction] = []
 
     def correct(node: fx.Node, source: Tensor, wanted: Tensor) -> None:
         trait, layer = trait_of(node), module_of(node)
         name = "bias" if getattr(layer, "bias", None) is not None else trait and trait.bias
-        if not name:
+        if not name or len(calls_of(node)) > 1:
+            return
+        if getattr(layer, name, None) is not None and raw_parameter(layer, name) in tied:
             return
         axis = channel_axis(node, wanted)
         others = [position for position in range(wanted.dim()) if position != axis]

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from workers.engine.constraints import Mask, constraints_of, raw_parameter
+from workers.engine.constraints import Mask, constraints_of, raw_parameter, tied_parameters
 from workers.engine.graph import Graph
-from workers.engine.quantization.nodes import calls_of, module_of
+from workers.engine.quantization.nodes import module_of
 from workers.engine.quantization.placement import trait_of
 
 SWEEPS = 3
@@ -40,17 +40,19 @@ class Outcome:
 
 
 def is_layer(node: fx.Node) -> bool:
-    """A leaf called once, with a weight and its output channels in front."""
+    """A leaf with a weight, its output channels in front."""
     if node.op != "call_module":
         return False
     trait = trait_of(node)
     if trait is None or not trait.inputs:
         return False
-    return trait.weights == {"weight": 0} and len(calls_of(node)) == 1
+    return trait.weights == {"weight": 0}
 
 
-def may_scale(module: nn.Module) -> bool:
-    """Masks stay true when a weight is scaled; a grid or a codebook would not."""
+def may_scale(module: nn.Module, tied: frozenset[nn.Parameter]) -> bool:
+    """Masks stay true when a weight is scaled; a grid or a codebook would not, nor would another user of the weight."""
+    if any(parameter in tied for parameter in module.parameters()):
+        return False
     return all(isinstance(constraint, Mask) for constraint in constraints_of(module, "weight"))
 
 
@@ -104,13 +106,14 @@ class _Equalizer:
     def __init__(self, graph: Graph, values: Mapping[fx.Node, Any]) -> None:
         self._graph = graph
         self._values = values
+        self._tied = tied_parameters(graph.module)
 
     @torch.no_grad()
     def equalize(self) -> Outcome:
         outcome = Outcome()
         pairs = []
         for node in self._graph.module.graph.nodes:
-            if not is_layer(node) or not may_scale(module_of(node)):
+            if not is_layer(node) or not may_scale(module_of(node), self._tied):
                 continue
             pair = self._pair(node)
             if pair is None:
@@ -131,7 +134,7 @@ class _Equalizer:
         while len(last.users) == 1:
             user = next(iter(last.users))
             if is_layer(user):
-                same = user.args[0] is last and may_scale(module_of(user))
+                same = user.args[0] is last and may_scale(module_of(user), self._tied)
                 return Pair(first, last, user) if same else None
             if user.op != "call_function" or not isinstance(self._values.get(user), Tensor):
                 return None

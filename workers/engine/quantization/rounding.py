@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from workers.engine.constraints import raw_parameter
+from workers.engine.constraints import raw_parameter, tied_parameters
 from workers.engine.graph import Graph
 from workers.engine.quantization.grid import IntegerGrid, grid_of
 from workers.engine.quantization.insertion import Quantized
@@ -29,23 +29,29 @@ STRETCH = 1.2
 def learn_rounding(
     graph: Graph, quantized: Quantized, inputs: Sequence[Tensor], seed: int, progress: Callable[[float], None]
 ) -> int:
-    """Round each layer's weights so that its output comes nearest to the float one. Returns how many were learned."""
+    """Round each layer's weights so that its output comes nearest to the float one. Returns how many were learned.
+
+    Weights that another layer uses too are rounded to nearest: what helps one may hurt the other.
+    """
     generator = torch.Generator().manual_seed(seed)
     float_twin = {copied: node for node, copied in quantized.twin.items()}
-    learned = 0
+    tied = tied_parameters(quantized.graph.module)
+    learned = visited = 0
 
     def learn(node: fx.Node, source: Tensor, wanted: Tensor) -> None:
-        nonlocal learned
+        nonlocal learned, visited
         trait = trait_of(node)
         layer = quantized.graph.module.get_submodule(str(node.target))
         original = graph.module.get_submodule(str(float_twin[node].target))
-        for name in trait.weights if trait and trait.weights else {}:
+        names = [name for name in trait.weights or {} if raw_parameter(layer, name) not in tied] if trait else []
+        for name in names:
             grid = grid_of(layer, name)
             if grid is not None:
                 weight = _learned(original, layer, name, grid, (source, wanted), generator)
                 raw_parameter(layer, name).data.copy_(weight)
-        learned += 1
-        progress(learned / len(quantized.layers))
+        learned += bool(names)
+        visited += 1
+        progress(visited / len(quantized.layers))
 
     walk(graph, quantized, inputs, learn)
     return learned

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from workers.engine.constraints import tied_parameters
 from workers.engine.graph import Graph
 from workers.engine.quantization.equalization import (
     channel_axis,
@@ -28,6 +29,7 @@ def smooth(graph: Graph, values: Mapping[fx.Node, Any], strength: float) -> tupl
     s = max|x|^strength / max|w|^(1 - strength); the producer is divided by it and the readers' weights multiplied.
     """
     done = left = 0
+    tied = tied_parameters(graph.module)
     for node in graph.module.graph.nodes:
         readers = list(node.users)
         if not readers or not all(is_layer(user) and module_of(user).weight.dim() == 2 for user in readers):
@@ -36,8 +38,9 @@ def smooth(graph: Graph, values: Mapping[fx.Node, Any], strength: float) -> tupl
         producer = module_of(node) if node.op == "call_module" else None
         if (
             producer is None
+            or not may_scale(producer, tied)
             or not _writes_channels(node, producer, value)
-            or not all(user.args[0] is node and may_scale(module_of(user)) for user in readers)
+            or not all(user.args[0] is node and may_scale(module_of(user), tied) for user in readers)
         ):
             left += 1
             continue
@@ -55,7 +58,7 @@ def smooth(graph: Graph, values: Mapping[fx.Node, Any], strength: float) -> tupl
 def _writes_channels(node: fx.Node, producer: nn.Module, value: Tensor) -> bool:
     """Whether the producer has a factor for each channel of the last dimension that can be divided."""
     weight = getattr(producer, "weight", None)
-    if not isinstance(weight, Tensor) or value.dim() < 2 or not may_scale(producer):
+    if not isinstance(weight, Tensor) or value.dim() < 2:
         return False
     if is_layer(node):
         return weight.dim() == 2 and channel_axis(node, value) == value.dim() - 1

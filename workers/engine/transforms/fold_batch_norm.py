@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from workers.engine.constraints import Mask, constraints_of, raw_parameter
+from workers.engine.constraints import Mask, constraints_of, raw_parameter, tied_parameters
 from workers.engine.graph import Graph
 from workers.engine.ops.base import leaf_of
 from workers.engine.ops.convolution import Conv, ConvTranspose
@@ -16,16 +16,17 @@ from workers.engine.ops.normalization import BatchNorm
 def fold_batch_norm(graph: Graph) -> int:
     """Fold in place wherever nothing else uses the layer's output. Returns how many batch norms went.
 
-    Masks stay true when a weight is scaled; under any other constraint a layer keeps its batch norm.
+    Masks stay true when a weight is scaled; under any other constraint, or under a mask over a weight that another
+    layer uses too, a layer keeps its batch norm.
     """
     module = graph.module
     calls: dict[str, int] = {}
     for node in module.graph.nodes:
         if node.op == "call_module":
             calls[str(node.target)] = calls.get(str(node.target), 0) + 1
-    folded = 0
+    folded, tied = 0, tied_parameters(module)
     for node in list(module.graph.nodes):
-        layer = _before(node, module, calls)
+        layer = _before(node, module, calls, tied)
         if layer is not None:
             _scale(layer, leaf_of(node, BatchNorm))
             node.replace_all_uses_with(node.args[0])
@@ -37,7 +38,9 @@ def fold_batch_norm(graph: Graph) -> int:
     return folded
 
 
-def _before(node: fx.Node, module: fx.GraphModule, calls: dict[str, int]) -> Conv | ConvTranspose | Linear | None:
+def _before(
+    node: fx.Node, module: fx.GraphModule, calls: dict[str, int], tied: frozenset[nn.Parameter]
+) -> Conv | ConvTranspose | Linear | None:
     """The layer that a batch norm can be folded into, or None."""
     if node.op != "call_module" or not isinstance(module.get_submodule(str(node.target)), BatchNorm):
         return None
@@ -48,7 +51,8 @@ def _before(node: fx.Node, module: fx.GraphModule, calls: dict[str, int]) -> Con
     if not isinstance(layer, (Conv, ConvTranspose, Linear)) or calls[str(source.target)] > 1:
         return None
     masked_only = all(isinstance(constraint, Mask) for constraint in constraints_of(layer, "weight"))
-    constrained = not masked_only or bool(constraints_of(layer, "bias"))
+    shared = bool(constraints_of(layer, "weight")) and raw_parameter(layer, "weight") in tied
+    constrained = not masked_only or shared or bool(constraints_of(layer, "bias"))
     over_channels = not isinstance(layer, Linear) or type(layer) is Linear
     return layer if over_channels and not constrained else None
 
