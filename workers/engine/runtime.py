@@ -37,12 +37,18 @@ class Session:
             raise InvalidModelError(f"ONNX Runtime cannot run this model: {reason(error)}") from error
 
     def run_all(self, inputs: Arrays) -> list[NDArray]:
-        """As `run`, for any number of examples: in pieces, the last one filled up, where the batch size is fixed."""
+        """As `run`, for any number of examples: in pieces, the last one filled up, where the batch size is fixed.
+
+        An output that has no row an example is stacked: one for each piece.
+        """
         examples = max((len(array) for array in inputs if array.ndim), default=1)
         if self.batch is None or self.batch == examples:
             return self.run(inputs)
         pieces = [self.run(piece) for piece in _pieces(inputs, examples, self.batch)]
-        return [np.concatenate(parts)[:examples] for parts in zip(*pieces, strict=True)]
+        return [
+            np.concatenate(parts)[:examples] if parts[0].shape[:1] == (self.batch,) else np.stack(parts)
+            for parts in zip(*pieces, strict=True)
+        ]
 
 
 def open_session(model: Path | bytes, threads: int, runtime: Runtime = "auto") -> Session:

@@ -8,6 +8,7 @@ from torch import nn
 
 from modelpress.models import ModelStats, Signature, TensorSpec
 from tests.engine.pipeline.models import as_onnx, convolutional, mlp
+from tests.engine.pipeline.test_unusual_models import model
 from workers.engine.data import SyntheticBatches
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.measuring.environment import environment, own_runtime, processor
@@ -25,6 +26,14 @@ def test_a_fixed_batch_is_filled_up_and_cut_back():
     assert session.batch == 4
     (found,) = session.run_all(arrays([x]))
     np.testing.assert_allclose(found, net(x).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_an_output_of_one_number_has_one_for_each_piece():
+    text = "m (float[4, 5] x) => (float[4, 5] y, float s) { y = Neg(x) s = ReduceSum<keepdims = 0>(x) }"
+    x = torch.randn(12, 5)
+    rows, numbers = open_session(model(text), 1).run_all(arrays([x]))
+    np.testing.assert_array_equal(rows, -x.numpy())
+    np.testing.assert_allclose(numbers, [piece.sum() for piece in x.split(4)], rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_against_itself_is_as_fast():
