@@ -54,7 +54,15 @@ def whole(indices: Tensor, size: int) -> Tensor:
 
 
 def fixed_batch(graph: Graph, context: Context) -> int | None:
-    """The one batch size that the graph takes, or None where it takes any.
+    """As `batch_taken`, of what is trained. Raises StepError where the data does not fill one batch."""
+    size, examples = batch_taken(graph, context), training_data(context).examples
+    if size and examples < size:
+        raise StepError(f"the model takes {size} examples at a time and the training data has {examples}")
+    return size
+
+
+def batch_taken(graph: Graph, context: Context) -> int | None:
+    """The one batch size that the graph, on `context.device`, takes, or None where it takes any.
 
     A size that stands in the signature may be there by habit only, so a batch of twice the size is tried.
     """
@@ -62,8 +70,6 @@ def fixed_batch(graph: Graph, context: Context) -> int | None:
     if size is None:
         return None
     data = training_data(context)
-    if data.examples < size:
-        raise StepError(f"the model takes {size} examples at a time and the training data has {data.examples}")
     if data.examples >= 2 * size and _takes(graph, batch_of(data, torch.arange(2 * size), context.device), size):
         return None
     return size
@@ -71,11 +77,19 @@ def fixed_batch(graph: Graph, context: Context) -> int | None:
 
 @torch.no_grad()
 def answers(ask: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...], size: int | None) -> list[Tensor]:
-    """Every output for these inputs, asked for `size` examples at a time."""
-    if size is None:
+    """Every output for these inputs, asked for `size` examples at a time, the last ones filled up.
+
+    An output that has no row an example is stacked: one for each time.
+    """
+    examples = max((len(x) for x in inputs if x.ndim), default=1)
+    if size is None or size == examples:
         return list(ask(*inputs))
-    parts = zip(*(x.split(size) if x.ndim else [x] * (len(inputs[0]) // size) for x in inputs), strict=True)
-    return [torch.cat(output) for output in zip(*(ask(*part) for part in parts), strict=True)]
+    pieces = [torch.arange(start, start + size).clamp_max(examples - 1) for start in range(0, examples, size)]
+    asked = [ask(*(x[rows.to(x.device)] if x.ndim else x for x in inputs)) for rows in pieces]
+    return [
+        torch.cat(parts)[:examples] if parts[0].shape[:1] == (size,) else torch.stack(parts)
+        for parts in zip(*asked, strict=True)
+    ]
 
 
 def _takes(graph: Graph, batch: Batch, size: int) -> bool:

@@ -8,8 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from workers.engine.batching import Batch
-from workers.engine.context import Batches, Graphlike
+from workers.engine.batching import Batch, answers, batch_taken, training_data
+from workers.engine.context import Context
 from workers.engine.graph import Graph
 
 CACHED_BYTES = 256 << 20
@@ -19,11 +19,14 @@ CACHED_BYTES = 256 << 20
 class Teacher:
     """A context manager. A teacher that is a graph is moved to the device and back; any other is asked on the CPU."""
 
-    def __init__(self, source: Graphlike, data: Batches, device: torch.device, cached: bool = True) -> None:
-        self.graph = source if isinstance(source, Graph) else None
-        self._source, self._device = source, device
+    size: int | None = None
+    """The one batch size that it takes, in which it is then asked."""
+
+    def __init__(self, context: Context, cached: bool = True) -> None:
+        self._source, self._context, self._device = context.teacher, context, context.device
+        self.graph = self._source if isinstance(self._source, Graph) else None
         self._home = torch.device("cpu")
-        self._known = torch.zeros(data.examples, dtype=torch.bool)
+        self._known = torch.zeros(training_data(context).examples, dtype=torch.bool)
         self._cache: list[Tensor] | None = None
         self._cached = cached
 
@@ -31,6 +34,7 @@ class Teacher:
         if self.graph:
             self._home = next((p.device for p in self.graph.module.parameters()), self._home)
             self.graph.module.to(self._device)
+            self.size = batch_taken(self.graph, self._context)
         return self
 
     def __exit__(
@@ -42,7 +46,7 @@ class Teacher:
     @torch.no_grad()
     def ask(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self.graph:
-            return self.graph(*inputs)
+            return tuple(answers(self.graph, inputs, self.size))
         return tuple(answer.to(self._device) for answer in self._source(*(x.cpu() for x in inputs)))
 
     def answers(self, batch: Batch) -> tuple[Tensor, ...]:

@@ -60,6 +60,8 @@ class Outcome:
 
     steps: int = 0
     epochs: float = 0.0
+    held_out: int = 0
+    """Examples by which the weights were judged."""
     started_at: float = math.inf
     loss: float = math.inf
     figures: dict[str, float] = field(default_factory=dict)
@@ -71,6 +73,8 @@ class Outcome:
         text = f"{self.steps} updates in {self.epochs:.3g} epochs"
         if self.out_of_time:
             text += ", stopped by the time limit"
+        if not self.held_out:
+            return f"{text}; no examples were held out, so that nothing tells whether it helped"
         if math.isinf(self.loss):
             return text
         if self.kept_start:
@@ -102,19 +106,18 @@ class _Training:
         self.graph, self.objective, self.options, self.context, self.data = graph, objective, options, context, data
         self.order = torch.Generator().manual_seed(context.seed)
         shuffled = torch.randperm(data.examples, generator=self.order)
-        held = min(int(data.examples * options.validation), data.examples - 2)
-        self.held_out, self.examples = shuffled[:held], shuffled[held:]
         self.size = fixed_batch(graph, context)
+        held = _held_out(data.examples, options.validation, self.size)
+        self.held_out, self.examples = shuffled[:held], shuffled[held:]
         if self.size:
             self.examples = whole(self.examples, self.size)
-            self.held_out = whole(self.held_out, self.size)
         self.began = time.monotonic()
         self.reported = -math.inf  # the first update is told at once
         self.limit = min(context.deadline, self.began + (options.seconds or math.inf)) - self.began
         self.batches = max(1, len(self.examples) // max(options.batch_size, self.size or 0))
         self.epochs = options.epochs or min(max(FEWEST_EPOCHS, math.ceil(FEWEST_UPDATES / self.batches)), MOST_EPOCHS)
         self.total = self.batches * self.epochs
-        self.outcome = Outcome()
+        self.outcome = Outcome(held_out=held)
         self.best: dict[str, Tensor] | None = None
 
     def run(self) -> Outcome:
@@ -122,6 +125,11 @@ class _Training:
         trained = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
         if not trained:
             raise StepError("the model has no weights that can be trained")
+        if any(parameter.dtype == torch.float16 for parameter in trained):
+            raise StepError(
+                "the model's weights are float16, in which the updates of a training are lost or overflow: "
+                "export the model in float32, and end the recipe with half_precision"
+            )
         before = [parameter.requires_grad for parameter in trained]
         try:
             for parameter in trained:
@@ -249,6 +257,13 @@ class _Training:
         self.reported = now
         self.context.progress(self._fraction(), f"epoch {epoch + 1} of {self.epochs}, loss {loss:.4g}")
         self.context.metric({"epoch": self.outcome.steps / self.batches, "loss": loss, "learning_rate": rate})
+
+
+def _held_out(examples: int, share: float, size: int | None) -> int:
+    """How many examples are held out: in whole batches, rounded up, as long as one batch is left to train on."""
+    if size is None:
+        return min(int(examples * share), examples - 2)
+    return min(math.ceil(examples * share / size), examples // size - 1) * size
 
 
 def one_cycle(fraction: float) -> float:

@@ -1,3 +1,4 @@
+import math
 import time
 
 import pytest
@@ -193,17 +194,78 @@ def test_a_model_that_takes_one_example_at_a_time_is_trained_all_the_same():
     assert share_of_zeros(pruned) == pytest.approx(0.8, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("examples", "share", "held_out"), [(500, 0.1, 64), (130, 0.1, 64), (70, 0.5, 0), (64, 0.1, 0), (128, 0.0, 0)]
+)
+def test_whole_batches_are_held_out_and_one_is_left_to_train_on(examples, share, held_out):
+    few = Examples(data_of("convolutional").inputs[:examples])
+    graph = exported(Batched(64), few.inputs[:64], batch=64)
+    context = context_for("convolutional", train=few, teacher=graph.copy())
+    shaken = apply(graph, context, PRUNED)
+    apply(shaken, context, {"step": "distillation", "epochs": 1, "learning_rate": 1.0, "validation": share})
+    assert ("validation_loss" in context.figures) == bool(held_out)
+    assert ("no examples were held out" in context.notes[-1]) == (not held_out)
+    assert context.figures["updates"] == max(1, (examples - held_out) // 64)
+
+
+def test_fewer_examples_than_one_batch_are_refused_with_the_number_needed():
+    graph = exported(Batched(64), data_of("convolutional").inputs[:64], batch=64)
+    context = context_for("convolutional", train=Examples(data_of("convolutional").inputs[:63]), teacher=graph.copy())
+    with pytest.raises(StepError, match="takes 64 examples at a time and the training data has 63"):
+        apply(graph, context, {"step": "distillation"})
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(None, 1), (None, 64), (4, 64), (64, 1)])
+def test_a_teacher_is_asked_in_the_batch_size_that_it_takes(student, teacher):
+    torch.manual_seed(0)
+    data = Examples(data_of("convolutional").inputs[:200])
+    taught = exported(Batched(teacher), data.inputs[:teacher], batch=teacher)
+    free = fresh() if student is None else exported(Batched(student), data.inputs[:student], batch=student)
+    context = context_for("convolutional", train=data, teacher=taught)
+    apply(free, context, {"step": "distillation", "epochs": 3, "learning_rate": 1e-2})
+    assert "left as they were" not in context.notes[-1]
+    if student is not None:
+        with pytest.raises(StepError, match=f"the teacher takes {teacher} examples at a time"):
+            apply(free, context, {"step": "distillation", "features": True})
+
+
+def fresh():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
+    return exported(net, data_of("convolutional").inputs[:2])
+
+
+def test_an_output_of_one_number_beside_others_is_taught_too():
+    graph = exported(Summed(8), data_of("convolutional").inputs[:8], batch=8)
+    context = context_for("convolutional", train=Examples(data_of("convolutional").inputs[:80]), teacher=graph.copy())
+    apply(apply(graph, context, PRUNED), context, {"step": "distillation", "epochs": 2, "learning_rate": 3e-3})
+    assert math.isfinite(context.figures["validation_loss"])
+
+
+def test_weights_of_16_bits_are_refused_with_the_way_out():
+    half = exported(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).half(), data_of("convolutional").inputs[:2].half())
+    context = context_for("convolutional", train=Examples(data_of("convolutional").inputs.half()), teacher=half.copy())
+    with pytest.raises(StepError, match="export the model in float32"):
+        apply(half, context, {"step": "distillation"})
+
+
 class Batched(nn.Module):
     """Its view knows one batch size only."""
 
-    def __init__(self):
+    def __init__(self, batch=1):
         super().__init__()
+        self.batch = batch
         self.first = nn.Linear(64, 32)
         self.norm = nn.BatchNorm1d(32)
         self.head = nn.Linear(32, 4)
 
     def forward(self, x):
-        return self.head(torch.relu(self.norm(self.first(x.view(1, 64)))))
+        return self.head(torch.relu(self.norm(self.first(x.view(self.batch, 64)))))
+
+
+class Summed(Batched):
+    def forward(self, x):
+        scores = super().forward(x)
+        return scores, (scores * scores).mean()
 
 
 def test_without_data_it_says_what_to_send():
@@ -215,10 +277,9 @@ def test_without_data_it_says_what_to_send():
 def test_the_classes_stand_where_the_task_says(axis):
     """Classes that all have the same score in one place, whichever axis that is, leave nothing to be taught."""
     student = torch.randn(3, 5, 5)
-    context = context_for("convolutional", class_axis=axis)
-    teacher = Teacher(lambda x: (x,), Examples(student), context.device)
+    context = context_for("convolutional", train=Examples(student), teacher=lambda x: (x,), class_axis=axis)
     batch = Batch((student,), None, torch.arange(3))
-    objective = Imitation(STEPS["distillation"](step="distillation"), context, teacher, None, batch, None)
+    objective = Imitation(STEPS["distillation"](step="distillation"), context, Teacher(context), None, batch, None)
     shifted = student + torch.randn(5).unsqueeze(0).unsqueeze(axis)
     assert float(objective.loss((shifted,), batch)) == pytest.approx(0, abs=1e-5)
     assert float(objective.loss((shifted.mT,), batch)) > 0.1

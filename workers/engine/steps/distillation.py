@@ -45,13 +45,18 @@ def distil(step: Distillation, graph: Graph, context: Context) -> Outcome:
         raise StepError("label_weight needs labels and the training data has none: leave it out, or name the labels")
     with ExitStack() as stack:
         stack.enter_context(on_device(graph, context.device))
-        teacher = stack.enter_context(Teacher(context.teacher, data, context.device, cached=not step.features))
+        teacher = stack.enter_context(Teacher(context, cached=not step.features))
         size = fixed_batch(graph, context)
         probe = probe_of(data, context, size)
         features = None
         if step.features:
             if teacher.graph is None:
                 raise StepError("features: the teacher's inner results are out of reach; leave features out")
+            if teacher.size not in (None, size):
+                raise StepError(
+                    f"features: the teacher takes {teacher.size} examples at a time and the model does not: "
+                    "leave features out, or export both with a free batch size"
+                )
             few = tuple(x[: size or 2] if x.ndim else x for x in probe.inputs)
             features = stack.enter_context(FeatureMatching(graph, teacher.graph, few))
             context.notes.append(f"the inner results of {features.layers} layers were matched too")
