@@ -7,6 +7,12 @@ class EngineError(Exception):
     code = "run_failed"
 
 
+class InvalidRunError(EngineError):
+    """What is to be done cannot be read."""
+
+    code = "invalid_run"
+
+
 class InvalidModelError(EngineError):
     """The file is not a model that can be read, or says something impossible."""
 

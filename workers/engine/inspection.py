@@ -14,9 +14,10 @@ from modelpress.models import DatasetSpec, ModelSpec, Signature
 from workers.engine.data import read_dataset
 from workers.engine.errors import InvalidModelError
 from workers.engine.graph import Graph
+from workers.engine.ops.constants import check_size, constant_of_shape
 from workers.engine.readers import read_model
 from workers.engine.runtime import Session, arrays, open_session
-from workers.engine.shapes import FREE_SIZES, example_inputs, stats
+from workers.engine.shapes import FREE_SIZES, check_declared, example_inputs, stats
 from workers.engine.writers.onnx import write_onnx
 
 EXAMPLES = 2
@@ -60,7 +61,13 @@ def signature(graph: Graph) -> Signature:
 
 
 def check_values(graph: Graph) -> None:
-    """Raises InvalidModelError where a layer's weight is not finite, or any other number of the model is NaN."""
+    """Raises InvalidModelError where a layer's weight is not finite, or any other number of the model is NaN.
+
+    Constants that the graph makes are bounded here, before a runtime makes them while it loads the file.
+    """
+    for node in graph.module.graph.nodes:
+        if node.target is constant_of_shape and isinstance(node.args[0], tuple):
+            check_size(node.args[0])
     for layer in graph.layers():
         for name, weight in layer.weights.items():
             if weight.is_floating_point() and not torch.isfinite(weight).all():
@@ -77,12 +84,13 @@ def check_values(graph: Graph) -> None:
 def check_reading(graph: Graph, session: Session) -> Checked | None:
     """Run made-up inputs, with open dimensions of several lengths, until ONNX Runtime takes one; None if it takes none.
 
-    Raises InvalidModelError unless our graph answers as ONNX Runtime does.
+    Raises InvalidModelError where a declared input is too large, or our graph does not answer as ONNX Runtime does.
     """
+    check_declared(graph)
     fixed = all(isinstance(dim, int) for spec in graph.inputs for dim in spec.shape[1:])
     for free in FREE_SIZES[:1] if fixed else FREE_SIZES:
-        inputs = example_inputs(graph, session.batch or EXAMPLES, free)
         try:
+            inputs = example_inputs(graph, session.batch or EXAMPLES, free)
             answers = session.run(arrays(inputs))
         except InvalidModelError:
             continue

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from modelpress.run import Compress, Event, InspectDataset, InspectModel, RunError, RunResult, RunSpec
 from modelpress.steps import STEPS
-from workers.engine.errors import EngineError
+from workers.engine.errors import EngineError, InvalidRunError
 
 Emit = Callable[[Event], None]
 
@@ -27,6 +27,12 @@ log = logging.getLogger(__name__)
 
 SPEC: TypeAdapter[InspectModel | InspectDataset | Compress] = TypeAdapter(RunSpec)
 MEMORY_WORDS = ("not enough memory", "out of memory", "bad_alloc", "can't allocate memory", "failed to allocate")
+LESS_MEMORY = {
+    InspectModel: "upload a smaller model",
+    InspectDataset: "upload fewer examples",
+    Compress: "use smaller batches, fewer calibration examples",
+    type(None): "send less data",
+}
 PRELOADED = (
     "numpy.ma",  # percentiles load it at their first call
     "torch._dynamo",
@@ -50,16 +56,18 @@ def preload() -> None:
 def run(run_dir: Path, emit: Emit) -> RunResult:
     """Do the run and write its result. Never raises for what the input brings about: the result carries the error."""
     (run_dir / "out").mkdir(exist_ok=True)
+    spec = None
     try:
-        result = _dispatch(run_dir, emit)
+        spec = _read_spec(run_dir)
+        result = _dispatch(spec, run_dir, emit)
     except Exception as error:  # noqa: BLE001 (whatever went wrong is this run's outcome)
-        result = RunResult(error=describe(error))
+        result = RunResult(error=describe(error, spec))
     result = result.model_copy(update={"peak_memory_bytes": peak_memory()})
     _write(run_dir / "out", result)
     return result
 
 
-def describe(error: Exception) -> RunError:
+def describe(error: Exception, spec: InspectModel | InspectDataset | Compress | None) -> RunError:
     """The error in words for the user. What was not foreseen goes to the log in full, and only there."""
     if isinstance(error, EngineError):
         return RunError(code=error.code, message=str(error))
@@ -68,8 +76,8 @@ def describe(error: Exception) -> RunError:
         return RunError(
             code="out_of_memory",
             message=(
-                f"the run needed more memory than it may have; its peak was {peak_memory() / 2**20:.0f} MiB. "
-                "Use smaller batches, fewer calibration examples, or a worker with more memory"
+                f"the run needed more memory than it may have; its peak was {peak_memory() / 2**20:.0f} MiB: "
+                f"{LESS_MEMORY[type(spec)]}, or use a worker with more memory"
             ),
         )
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
@@ -101,11 +109,14 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _dispatch(run_dir: Path, emit: Emit) -> RunResult:
+def _read_spec(run_dir: Path) -> InspectModel | InspectDataset | Compress:
     try:
-        spec = SPEC.validate_json((run_dir / "job.json").read_bytes())
+        return SPEC.validate_json((run_dir / "job.json").read_bytes())
     except ValidationError as error:
-        return RunResult(error=RunError(code="invalid_run", message=f"job.json cannot be read: {error}"))
+        raise InvalidRunError(f"job.json cannot be read: {error}") from error
+
+
+def _dispatch(spec: InspectModel | InspectDataset | Compress, run_dir: Path, emit: Emit) -> RunResult:
     torch.set_num_threads(spec.limits.threads)
     if isinstance(spec, InspectDataset):
         from workers.engine.inspection import inspect_dataset  # noqa: PLC0415 (preload names what is loaded early)

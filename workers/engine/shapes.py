@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from modelpress.models import ModelStats, TensorSpec
 from workers.engine.dtypes import TORCH_OF_WORD
 from workers.engine.errors import InvalidModelError
 from workers.engine.graph import Graph
-from workers.engine.ops.base import op_of
+from workers.engine.ops.base import MOST, op_of
 
 FREE_SIZES = (16, 32, 64, 224, 1)
 """Tried in turn for dimensions that the model leaves open, such as height, width and time."""
@@ -25,10 +26,27 @@ def batch_symbols(graph: Graph) -> set[str]:
 
 
 def example_inputs(graph: Graph, batch: int, free: int) -> tuple[Tensor, ...]:
-    """Inputs that fit the signature: normal floats, zeros for integers; open dimensions are `batch` or `free` long."""
+    """Inputs that fit the signature: normal floats, zeros for integers; open dimensions are `batch` or `free` long.
+
+    Raises InvalidModelError where they would fill the memory.
+    """
     generator = torch.Generator().manual_seed(0)
     symbols = batch_symbols(graph)
     return tuple(_example(spec, _shape(spec, symbols, batch, free), generator) for spec in graph.inputs)
+
+
+def check_declared(graph: Graph) -> None:
+    """Raises InvalidModelError where an input is too large for the memory even with open dimensions of 1."""
+    for spec in graph.inputs:
+        _bounded(spec, _shape(spec, set(), 1, 1))
+
+
+def _bounded(spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    if math.prod(shape) > MOST:
+        raise InvalidModelError(
+            f"the input {spec.name!r} of shape {list(shape)} is too large: {MOST:,} elements are the most; "
+            "export the model with the sizes that it is used with"
+        )
 
 
 def _shape(spec: TensorSpec, symbols: set[str], batch: int, free: int) -> tuple[int, ...]:
@@ -42,6 +60,7 @@ def _shape(spec: TensorSpec, symbols: set[str], batch: int, free: int) -> tuple[
 
 
 def _example(spec: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    _bounded(spec, shape)
     dtype = TORCH_OF_WORD[spec.dtype]
     if dtype.is_floating_point:
         return torch.randn(shape, generator=generator).to(dtype)

@@ -12,7 +12,7 @@ import torch
 
 from modelpress.run import RunResult
 from tests.engine.pipeline.models import blobs, compress, inspect_dataset, inspect_model, mlp, run_dir
-from workers.engine import preparation
+from workers.engine import inspection, preparation
 from workers.engine.errors import InvalidModelError
 from workers.engine.inspection import check_reading
 from workers.engine.pipeline import run
@@ -145,6 +145,18 @@ def test_the_unforeseen_goes_to_the_log_and_not_to_the_user(tmp_path, monkeypatc
     if code == "out_of_memory":
         assert result.peak_memory_bytes > 1 << 20
         assert "MiB" in result.error.message
+        assert "calibration examples" in result.error.message
+
+
+def test_memory_that_an_upload_lacks_is_not_blamed_on_a_compression(tmp_path, monkeypatch):
+    def fail(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(inspection, "read_model", fail)
+    error = inspect_model(tmp_path / "run", mlp()).error
+    assert error.code == "out_of_memory"
+    assert "upload a smaller model" in error.message
+    assert "calibration" not in error.message
 
 
 def test_a_job_that_is_none(tmp_path):

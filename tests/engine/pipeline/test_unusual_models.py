@@ -126,6 +126,24 @@ def test_what_is_not_supported_is_named(tmp_path, content, sentence):
     error = inspect_model(tmp_path / "a", content()).error
     assert error.code == "unsupported_model"
     assert sentence in error.message
+    assert "export the model" in error.message or "no inputs" in error.message
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("m (float[2, 2147483648] x) => (float[2, 2147483648] y) { y = Relu(x) }", "the input 'x' of shape"),
+        (
+            "m (float[N, 4] x) => (float[N, 4] y, float[M] z) { y = Relu(x) z = ConstantOfShape(n) }",
+            "a constant of shape",
+        ),
+    ],
+)
+def test_what_would_fill_the_memory_is_refused_at_once(tmp_path, text, sentence):
+    weights = {"n": np.array([2**31])} if "ConstantOfShape" in text else {}
+    error = inspect_model(tmp_path / "a", model(text, **weights)).error
+    assert error.code == "invalid_model"
+    assert sentence in error.message
 
 
 def test_answers_that_are_nan_on_made_up_inputs_are_only_noted(tmp_path):

@@ -37,6 +37,8 @@ class Quantization:
 
 FEW = 1024
 """Shapes, axes and scalars: what is computed while reading."""
+MOST = 1 << 28
+"""What the engine makes up itself, inputs and constants, has no more elements: 1 GiB of float32."""
 ANY = 1 << 40
 """Ops that only lay out their input anew do so for weights too."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from workers.engine.dtypes import TORCH_OF_ONNX
+from workers.engine.errors import InvalidModelError
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.base import Op, register
+from workers.engine.ops.base import MOST, Op, register
 from workers.engine.ops.plain import as_literal, plain
 from workers.engine.ops.reductions import as_ints
 
@@ -23,7 +25,18 @@ if TYPE_CHECKING:
 
 def constant_of_shape(shape: Sequence[int] | Tensor, value: Tensor) -> Tensor:
     """`value` has one element; the result is on its device."""
-    return value.reshape(()).expand(as_ints(shape)).clone()
+    sizes = as_ints(shape)
+    check_size(sizes)
+    return value.reshape(()).expand(sizes).clone()
+
+
+def check_size(shape: Sequence[int]) -> None:
+    """Raises InvalidModelError for a shape that would fill the memory."""
+    if math.prod(shape) > MOST:
+        raise InvalidModelError(
+            f"the model makes a constant of shape {list(shape)}, and {MOST:,} elements are the most: "
+            "export it with the shape that it needs"
+        )
 
 
 def number_range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
@@ -78,6 +91,7 @@ def read_aten_filled(node: AtenNode, graph: GraphBuilder) -> Value:
     value = torch.tensor(number, dtype=node.get("dtype") or torch.float32)
     sizes = node.vector(node.get("size"), graph)
     if isinstance(sizes, tuple):
+        check_size(sizes)
         return graph.keep(value.expand(sizes).clone())
     return graph.call(constant_of_shape, sizes, graph.constant(value, "fill"))
 
