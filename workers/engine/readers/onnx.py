@@ -184,7 +184,10 @@ def _read_node(proto: NodeProto, opsets: dict[str, int], values: _Values, graph:
     op = OPS.get((domain, proto.op_type))
     if op is None or domain == OWN_DOMAIN:
         kind = f"{domain}.{proto.op_type}" if domain else proto.op_type
-        raise UnsupportedModelError(f"the model uses the operator {shown(kind)}, which is not supported")
+        raise UnsupportedModelError(
+            f"the model uses the operator {shown(kind)}, which is not supported: export the model without it, or with "
+            "another opset, in which the exporter writes it in other operators"
+        )
     inputs = tuple(values[name] if name else None for name in proto.input)
     node = OnnxNode(
         op_type=proto.op_type,
@@ -207,7 +210,9 @@ def _read_node(proto: NodeProto, opsets: dict[str, int], values: _Values, graph:
         if name and index < len(results):
             values.define(name, results[index])
         elif name:
-            values.missing[name] = node.refuse(f"its output {index} is not supported")
+            values.missing[name] = node.refuse(
+                f"its output {index} is not supported: export the model without what uses it"
+            )
 
 
 def _origin(value: Value | None, name: str, graph: GraphBuilder) -> str:
@@ -235,17 +240,22 @@ def _attributes(proto: NodeProto) -> Iterator[tuple[str, Any]]:
             case _:
                 raise UnsupportedModelError(
                     f"{proto.op_type} node {shown(proto.name)}: attribute {shown(attribute.name)} is of a kind "
-                    "that is not supported"
+                    "that is not supported: export the model without such nodes, or with another opset"
                 )
 
 
 def _spec(info: ValueInfoProto, role: str) -> TensorSpec:
     if info.type.WhichOneof("value") != "tensor_type":
-        raise UnsupportedModelError(f"{role} {shown(info.name)} is not a tensor")
+        raise UnsupportedModelError(
+            f"{role} {shown(info.name)} is not a tensor: export the model with each tensor as an {role} of its own"
+        )
     tensor = info.type.tensor_type
     dtype = TORCH_OF_ONNX.get(tensor.elem_type)
     if dtype is None:
-        raise UnsupportedModelError(f"{role} {shown(info.name)} has an element type that is not supported")
+        raise UnsupportedModelError(
+            f"{role} {shown(info.name)} has an element type that is not supported: export the model with numbers or "
+            "booleans there, and prepare texts outside of it"
+        )
     if role == "input" and not tensor.HasField("shape"):
         raise UnsupportedModelError(f"{role} {shown(info.name)} has no shape; export the model with its dimensions")
     return TensorSpec(name=info.name, dtype=WORD_OF_TORCH[dtype], shape=tuple(_dim(dim) for dim in tensor.shape.dim))
