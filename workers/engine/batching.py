@@ -55,22 +55,22 @@ def whole(indices: Tensor, size: int) -> Tensor:
 
 def fixed_batch(graph: Graph, context: Context) -> int | None:
     """As `batch_taken`, of what is trained. Raises StepError where the data does not fill one batch."""
-    size, examples = batch_taken(graph, context), training_data(context).examples
-    if size and examples < size:
-        raise StepError(f"the model takes {size} examples at a time and the training data has {examples}")
+    data = training_data(context)
+    size = batch_taken(graph, data, context.device)
+    if size and data.examples < size:
+        raise StepError(f"the model takes {size} examples at a time and the training data has {data.examples}")
     return size
 
 
-def batch_taken(graph: Graph, context: Context) -> int | None:
-    """The one batch size that the graph, on `context.device`, takes, or None where it takes any.
+def batch_taken(graph: Graph, data: Batches, device: torch.device) -> int | None:
+    """The one batch size that the graph, on this device, takes, or None where it takes any.
 
     A size that stands in the signature may be there by habit only, so a batch of twice the size is tried.
     """
     size = next((s.shape[0] for s in graph.inputs if s.shape and isinstance(s.shape[0], int) and s.shape[0] > 0), None)
     if size is None:
         return None
-    data = training_data(context)
-    if data.examples >= 2 * size and _takes(graph, batch_of(data, torch.arange(2 * size), context.device), size):
+    if data.examples >= 2 * size and _takes(graph, batch_of(data, torch.arange(2 * size), device), size):
         return None
     return size
 

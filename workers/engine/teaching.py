@@ -34,7 +34,7 @@ class Teacher:
         if self.graph:
             self._home = next((p.device for p in self.graph.module.parameters()), self._home)
             self.graph.module.to(self._device)
-            self.size = batch_taken(self.graph, self._context)
+            self.size = batch_taken(self.graph, training_data(self._context), self._device)
         return self
 
     def __exit__(

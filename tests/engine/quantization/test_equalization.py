@@ -74,7 +74,7 @@ def test_smoothing_takes_outliers_out_of_a_layer_norm_and_keeps_the_outputs():
     before = graph(x)[0].detach()
     norm = next(node for node in graph.module.graph.nodes if len(node.users) == 2 and node.op == "call_module")
     outliers = values[norm].abs().flatten(0, -2).amax(0)
-    assert smooth(graph, values, 0.5) == (1, 0)
+    assert smooth(graph, [values], 0.5) == (1, 0)
     assert torch.allclose(graph(x)[0].detach(), before, rtol=1e-4, atol=1e-5)
     smoothed = record(graph, [x])[norm].abs().flatten(0, -2).amax(0)
     assert smoothed.max() / smoothed.min() < 0.3 * outliers.max() / outliers.min()
@@ -84,6 +84,6 @@ def test_weights_that_several_layers_share_are_left_as_they_are():
     graph, x = net("tied"), inputs_of("tied")
     before = {name: layer.module.weight.detach().clone() for name, layer in layers(graph).items()}
     assert equalized(graph, x).pairs == 0
-    done, left = smooth(graph, record(graph, [x]), 0.5)
+    done, left = smooth(graph, [record(graph, [x])], 0.5)
     assert (done, left) == (0, 4)
     assert all(torch.equal(layer.module.weight, before[name]) for name, layer in layers(graph).items())

@@ -7,6 +7,7 @@ from tests.engine.quantization.nets import answers, inputs_of, net, relative
 from tests.engine.steps.nets import Examples, accuracy, apply, context_for, data_of, score, trained, weights, zeros
 from workers.engine.data import SyntheticBatches
 from workers.engine.errors import StepError
+from workers.engine.quantization.equalization import equalize
 from workers.engine.quantization.grid import BiasGrid, grid_of
 from workers.engine.writers.onnx import write_onnx
 
@@ -188,6 +189,39 @@ def test_a_model_that_is_bound_to_a_batch_size_works():
     graph = apply(graph, context_of("uneven"), STEP)
     ours, theirs = answers(graph, inputs_of("uneven", 4))
     assert relative(theirs, ours) < 0.01
+
+
+def test_a_batch_of_one_is_calibrated_on_many_examples_and_its_figures_are_those_of_the_same_net_with_a_free_batch():
+    free, fixed, habit = context_of("grouped"), context_of("grouped"), context_of("perceptron")
+    options = {**STEP, "adaptive_rounding": True, "smooth": 0.5}
+    apply(net("grouped"), free, options)
+    apply(net("grouped", batch=1), fixed, options)
+    assert fixed.figures == pytest.approx(free.figures, rel=0.2)
+    assert any(note.startswith("the roundings of 2 layers are learned on 200 examples") for note in fixed.notes)
+    apply(net("perceptron", batch=1), habit, STEP)
+    assert any("from 200 examples" in note for note in habit.notes)
+
+
+def test_fewer_examples_than_the_model_takes_at_a_time_are_refused_with_the_number_it_needs():
+    few = context_of("uneven", calibrate=Examples(inputs_of("uneven", 3)))
+    with pytest.raises(StepError, match="the calibration data has 3: send 4 or more"):
+        apply(net("uneven", batch=4), few, STEP)
+
+
+def test_what_the_preparation_does_to_the_outputs_counts(monkeypatch):
+    plain, damaged = context_of("perceptron"), context_of("perceptron")
+    apply(net("perceptron"), plain, {**STEP, "keep_float": 1})
+
+    def halve(graph, values):
+        outcome = equalize(graph, values)
+        with torch.no_grad():
+            list(graph.layers())[-1].module.weight.mul_(0.5)
+        return outcome
+
+    monkeypatch.setattr("workers.engine.steps.static_quantization.equalize", halve)
+    apply(net("perceptron"), damaged, {**STEP, "keep_float": 1})
+    assert plain.figures["error_all_quantized"] < 0.1
+    assert damaged.figures["error_all_quantized"] > 0.3
 
 
 def test_learned_rounding_is_nearer_than_rounding_to_nearest():

@@ -32,7 +32,7 @@ class Correction:
             raw_parameter(self.layer, self.name).copy_(self.before)
 
 
-def correct_biases(graph: Graph, quantized: Quantized, inputs: Sequence[Tensor]) -> list[Correction]:
+def correct_biases(graph: Graph, quantized: Quantized, batches: Sequence[Sequence[Tensor]]) -> list[Correction]:
     """Layer by layer on these inputs, so that each correction sees those before it. Shared biases stay."""
     tied = tied_parameters(quantized.graph.module)
     corrections: list[Correction] = []
@@ -49,7 +49,7 @@ def correct_biases(graph: Graph, quantized: Quantized, inputs: Sequence[Tensor])
         error = (wanted - layer(source)).mean(others)
         corrections.append(_add_to_bias(layer, name, error))
 
-    walk(graph, quantized, inputs, correct)
+    walk(graph, quantized, batches, correct)
     return corrections
 
 

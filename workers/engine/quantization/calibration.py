@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from workers.engine.batching import batch_taken, whole
 from workers.engine.context import Batches, Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
@@ -26,12 +27,19 @@ SAME = 0.01
 class Calibration:
     """An even sample of the calibration examples, on the device where the graph is.
 
-    `batch` is the batch size that the graph is bound to, None where any will do.
+    `batch` is the batch size that the graph is bound to, None where any will do. Raises StepError where there is no
+    batch of that size.
     """
 
     def __init__(self, source: Batches, device: torch.device, seed: int, batch: int | None = None) -> None:
+        if batch and source.examples < batch:
+            raise StepError(
+                f"the model takes {batch} examples at a time and the calibration data has {source.examples}: "
+                f"send {batch} or more"
+            )
         generator = torch.Generator().manual_seed(seed)
-        self._indices = torch.randperm(source.examples, generator=generator)[:MOST_EXAMPLES].sort().values
+        order = torch.randperm(source.examples, generator=generator)[: max(MOST_EXAMPLES, batch or 0)]
+        self._indices = whole(order, batch or 1).sort().values
         self._source = source
         self._batch = batch
         self._device = device
@@ -41,8 +49,8 @@ class Calibration:
         """Raises StepError where there is nothing to calibrate on."""
         if context.calibrate is None or context.calibrate.examples < 1:
             raise StepError("there is no calibration data, and inputs for this model cannot be made up: send some")
-        first = graph.inputs[0].shape[0] if graph.inputs[0].shape else None
-        return cls(context.calibrate, context.device, context.seed, first if isinstance(first, int) else None)
+        size = batch_taken(graph, context.calibrate, context.device)
+        return cls(context.calibrate, context.device, context.seed, size)
 
     @property
     def examples(self) -> int:
@@ -50,14 +58,17 @@ class Calibration:
 
     def batches(self) -> Iterator[tuple[Tensor, ...]]:
         for indices in self._indices.split(self._batch or BATCH):
-            if self._batch is None or len(indices) == self._batch:
-                yield self._take(indices)
+            yield self._take(indices)
 
-    def some(self, count: int) -> tuple[Tensor, ...]:
-        """Inputs of `count` examples, or of all where there are fewer; of one batch where the graph is bound to one."""
-        count = min(self._batch or count, self.examples)
+    def some(self, count: int) -> list[tuple[Tensor, ...]]:
+        """Inputs of `count` examples, or of all where there are fewer, in one batch.
+
+        Where the graph is bound to a batch size: in as many of those as go into the count, one at least.
+        """
+        size = self._batch or min(count, self.examples)
+        count = min(max(count // size, 1) * size, self.examples)
         spread = torch.linspace(0, self.examples - 1, count).round().long()
-        return self._take(self._indices[spread])
+        return [self._take(indices) for indices in self._indices[spread].split(size)]
 
     def _take(self, indices: Tensor) -> tuple[Tensor, ...]:
         inputs, _ = self._source.take(indices)

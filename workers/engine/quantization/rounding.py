@@ -27,7 +27,11 @@ STRETCH = 1.2
 
 
 def learn_rounding(
-    graph: Graph, quantized: Quantized, inputs: Sequence[Tensor], seed: int, progress: Callable[[float], None]
+    graph: Graph,
+    quantized: Quantized,
+    batches: Sequence[Sequence[Tensor]],
+    seed: int,
+    progress: Callable[[float], None],
 ) -> int:
     """Round each layer's weights so that its output comes nearest to the float one. Returns how many were learned.
 
@@ -53,7 +57,7 @@ def learn_rounding(
         visited += 1
         progress(visited / len(quantized.layers))
 
-    walk(graph, quantized, inputs, learn)
+    walk(graph, quantized, batches, learn)
     return learned
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,18 +34,34 @@ def relative_error(outputs: Sequence[Tensor], reference: Sequence[Tensor]) -> fl
     return worst if math.isfinite(worst) else math.inf
 
 
-class Simulation:
-    """A float graph with every inner result for a few examples. The graph must not change while this is in use."""
+def join(parts: Sequence[Any]) -> Any:
+    """One value of several batches as a value of them all, as the leaves take it: of its example where it is (C,)."""
+    if len(parts) == 1 or not isinstance(parts[0], Tensor):
+        return parts[0]
+    return torch.cat(list(parts)) if parts[0].dim() > 1 else torch.stack(list(parts))
 
-    def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
-        self.inputs = inputs
+
+class Simulation:
+    """A float graph with every inner result for a few examples. The graph must not change while this is in use.
+
+    All errors are against what `reference` answers: the graph itself, or what it was before it was prepared.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        batches: Sequence[Sequence[Tensor]],
+        reference: Callable[..., Sequence[Tensor]] | None = None,
+    ) -> None:
+        self._batches = batches
         self._module = graph.module
-        self._values = record(graph, inputs)
+        self._values = [record(graph, inputs) for inputs in batches]
+        self._reference = _answers(reference or graph, batches)
         self._rounded: dict[tuple[fx.Node, int], nn.Module] = {}
 
-    @property
-    def outputs(self) -> Sequence[Tensor]:
-        return _tuple(self._values[next(iter(reversed(self._module.graph.nodes)))])
+    def error_of(self, graph: Callable[..., Sequence[Tensor]]) -> float:
+        """The relative error of what a graph answers."""
+        return relative_error(_answers(graph, self._batches), self._reference)
 
     def error(self, placement: Placement, ranges: Mapping[fx.Node, Range], widths: Mapping[fx.Node, int]) -> float:
         """The relative error of the outputs with these values, and the weights of these layers, on integer grids.
@@ -54,21 +70,31 @@ class Simulation:
         """
         points = {node: FakeQuantize.of(ranges[point.source]) for node, point in placement.points.items()}
         leaves = {node: self._leaf(node, width) for node, width in widths.items()}
-        return relative_error(self._follow(placement, points, leaves), self.outputs)
+        return self._error(placement, points, leaves)
 
     def error_of_range(self, value: fx.Node, bounds: Range) -> float:
         """The relative error of the outputs when this one value alone is on a grid."""
-        return relative_error(self._follow(NOTHING, {value: FakeQuantize.of(bounds)}, {}), self.outputs)
+        return self._error(NOTHING, {value: FakeQuantize.of(bounds)}, {})
 
     def error_of_leaves(self, leaves: Mapping[fx.Node, nn.Module]) -> float:
         """The relative error of the outputs when other leaves stand at these nodes."""
-        return relative_error(self._follow(NOTHING, {}, leaves), self.outputs)
+        return self._error(NOTHING, {}, leaves)
+
+    def _error(
+        self, placement: Placement, points: Mapping[fx.Node, FakeQuantize], leaves: Mapping[fx.Node, nn.Module]
+    ) -> float:
+        answers = [self._follow(values, placement, points, leaves) for values in self._values]
+        return relative_error(_together(answers), self._reference)
 
     @torch.no_grad()
     def _follow(
-        self, placement: Placement, points: Mapping[fx.Node, FakeQuantize], leaves: Mapping[fx.Node, nn.Module]
+        self,
+        values: Mapping[fx.Node, Any],
+        placement: Placement,
+        points: Mapping[fx.Node, FakeQuantize],
+        leaves: Mapping[fx.Node, nn.Module],
     ) -> Sequence[Tensor]:
-        """Run again what depends on a point or on another leaf; all else is as it was recorded."""
+        """Run again what depends on a point or on another leaf; all else is as it was recorded for this batch."""
         changed: dict[fx.Node, Any] = {}
         gridded: dict[fx.Node, Any] = {}
         interpreter = fx.Interpreter(self._module)
@@ -77,7 +103,7 @@ class Simulation:
             point = placement.points.get(value)
             if value in gridded and (point is None or point.users is None or user in point.users):
                 return gridded[value]
-            return changed.get(value, self._values[value])
+            return changed.get(value, values[value])
 
         for node in self._module.graph.nodes:
             if node in leaves or any(source in changed or source in gridded for source in node.all_input_nodes):
@@ -89,8 +115,8 @@ class Simulation:
                 else:
                     changed[node] = getattr(interpreter, node.op)(node.target, args, kwargs)
             if node in points:
-                gridded[node] = points[node].to(_device(self._values[node]))(changed.get(node, self._values[node]))
-        return self.outputs
+                gridded[node] = points[node].to(_device(values[node]))(changed.get(node, values[node]))
+        return _tuple(values[next(iter(reversed(self._module.graph.nodes)))])
 
     def _leaf(self, node: fx.Node, width: int) -> nn.Module:
         if (node, width) not in self._rounded:
@@ -135,6 +161,16 @@ def bytes_per_example(graph: Graph, inputs: Sequence[Tensor]) -> int:
     values = record(graph, inputs)
     total = sum(value.nbytes for value in values.values() if isinstance(value, Tensor))
     return max(1, total // max(1, inputs[0].shape[0] if inputs[0].dim() else 1))
+
+
+@torch.no_grad()
+def _answers(graph: Callable[..., Sequence[Tensor]], batches: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+    return _together([graph(*inputs) for inputs in batches])
+
+
+def _together(answers: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+    """Every output with the values of all batches, flat."""
+    return [torch.cat([part.flatten() for part in output]) for output in zip(*answers, strict=True)]
 
 
 def _device(value: Any) -> torch.device:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,10 +23,11 @@ from workers.engine.quantization.nodes import module_of
 SMALLEST = 1e-5
 
 
-def smooth(graph: Graph, values: Mapping[fx.Node, Any], strength: float) -> tuple[int, int]:
+def smooth(graph: Graph, values: Sequence[Mapping[fx.Node, Any]], strength: float) -> tuple[int, int]:
     """Scale what feeds linear layers only, per channel, into its producer. Returns (done, could not be done).
 
     s = max|x|^strength / max|w|^(1 - strength); the producer is divided by it and the readers' weights multiplied.
+    `values`: the result of every node, for one or several batches.
     """
     done = left = 0
     tied = tied_parameters(graph.module)
@@ -34,7 +35,7 @@ def smooth(graph: Graph, values: Mapping[fx.Node, Any], strength: float) -> tupl
         readers = list(node.users)
         if not readers or not all(is_layer(user) and module_of(user).weight.dim() == 2 for user in readers):
             continue
-        value = values[node]
+        value = values[0][node]
         producer = module_of(node) if node.op == "call_module" else None
         if (
             producer is None
@@ -44,7 +45,7 @@ def smooth(graph: Graph, values: Mapping[fx.Node, Any], strength: float) -> tupl
         ):
             left += 1
             continue
-        largest = value.detach().abs().flatten(0, -2).amax(0)
+        largest = torch.stack([seen[node].abs().flatten(0, -2).amax(0) for seen in values]).amax(0)
         weights = torch.stack([largest_by_input(module_of(user)) for user in readers]).amax(0)
         scale = largest.clamp_min(SMALLEST).pow(strength) / weights.clamp_min(SMALLEST).pow(1 - strength)
         scale = torch.where((largest > 0) & (weights > 0), scale, torch.ones_like(scale))

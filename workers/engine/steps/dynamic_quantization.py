@@ -70,7 +70,7 @@ def _why_not(step: DynamicQuantization, layer: Layer) -> str | None:
     if isinstance(layer.module, (Conv, ConvTranspose)):
         return "a convolution would get slower; static_quantization is for those"
     if any(weight.dtype != torch.float32 for weight in layer.weights.values()):
-        return "its weights are not float32"
+        return "its weights are not float32: export the model in float32"
     if all(weight.dim() < 2 for weight in layer.weights.values()):
         return "its weights are a vector: too small to be worth it"
     if any(grid_of(layer.module, name) is not None for name in layer.weights):
@@ -83,7 +83,7 @@ def _without_harm(step: DynamicQuantization, graph: Graph, context: Context, for
     if context.calibrate is None or all(form.integer is None for form in forms):
         return forms
     calibration = Calibration.of(graph, context)
-    room = max(2, MOST_BYTES // bytes_per_example(graph, calibration.some(2)))
+    room = max(2, MOST_BYTES // bytes_per_example(graph, calibration.some(2)[0]))
     simulation = Simulation(graph, calibration.some(min(room, max(4, min(32, TRIALS // len(forms))))))
     harmless = []
     for form in forms:

@@ -23,7 +23,7 @@ from workers.engine.quantization.nodes import layer_name
 from workers.engine.quantization.placement import place, trait_of
 from workers.engine.quantization.rounding import learn_rounding
 from workers.engine.quantization.sensitivity import Sensitivity, keep_worst_float
-from workers.engine.quantization.simulation import MOST_BYTES, Simulation, bytes_per_example, record, relative_error
+from workers.engine.quantization.simulation import MOST_BYTES, Simulation, bytes_per_example, record
 from workers.engine.quantization.smoothing import smooth
 from workers.engine.quantization.storage import too_few_channels
 from workers.engine.quantization.weight_bits import weight_bits
@@ -45,18 +45,20 @@ def static_quantization(step: StaticQuantization, graph: Graph, context: Context
     width = weight_bits(step.weight_bits, context.runtime)
     calibration = _calibration(graph, context)
     few = calibration.some(FEW)
-    room = max(2, MOST_BYTES // bytes_per_example(graph, few))
+    room = max(2, MOST_BYTES // bytes_per_example(graph, few[0]))
+    before = graph.copy()
     folded = fold_batch_norm(graph)
     if folded:
         context.notes.append(f"{folded} batch norms are folded into the layers before them")
     absorb_bias(graph)
-    lowered = lower(graph, record(graph, few))
+    lowered = lower(graph, record(graph, few[0]))
     layers, stored = _layers(step, graph, context)
-    _prepare(step, graph, context, record(graph, few))
+    _prepare(step, graph, context, [record(graph, inputs) for inputs in few])
 
     context.progress(0.1, "finding ranges")
     placement = place(graph.module.graph, layers)
-    simulation = Simulation(graph, calibration.some(min(room, _trials(len(placement.sources)))))
+    simulation = Simulation(graph, calibration.some(min(room, _trials(len(placement.sources)))), before)
+    del before  # as large as the model, and the quantized copy is another
     ranges, taken = find_ranges(graph, placement, step.ranges, calibration, simulation)
     context.notes.append(_told_ranges(step, calibration, taken))
     context.progress(0.6, "measuring which layers suffer")
@@ -72,7 +74,9 @@ def static_quantization(step: StaticQuantization, graph: Graph, context: Context
     if step.adaptive_rounding:
         learn = _part(context.progress, 0.7, 0.95, "learning roundings")
         learned = learn_rounding(graph, quantized, some, context.seed, learn)
-        context.notes.append(f"the roundings of {learned} layers are learned on {len(some[0])} examples")
+        context.notes.append(
+            f"the roundings of {learned} layers are learned on {sum(len(inputs[0]) for inputs in some)} examples"
+        )
     if step.bias_correction:
         _correct_biases(graph, quantized, context, simulation, some)
     grid_biases(quantized)
@@ -131,7 +135,7 @@ def _why_float(step: StaticQuantization, layer: Layer) -> str | None:
     return None
 
 
-def _prepare(step: StaticQuantization, graph: Graph, context: Context, values: Mapping[fx.Node, Any]) -> None:
+def _prepare(step: StaticQuantization, graph: Graph, context: Context, values: Sequence[Mapping[fx.Node, Any]]) -> None:
     if step.smooth is not None:
         done, left = smooth(graph, values, step.smooth)
         context.notes.append(
@@ -139,7 +143,7 @@ def _prepare(step: StaticQuantization, graph: Graph, context: Context, values: M
             "because what feeds them has no scale of its own or other readers"
         )
     if step.equalize:
-        outcome = equalize(graph, values)
+        outcome = equalize(graph, values[0])
         context.notes.append(
             f"{outcome.pairs} pairs of layers equalized; {outcome.skipped} layers had no partner, because of "
             "several readers, an op in between that does not scale, or a constraint"
@@ -174,13 +178,12 @@ def _keep_float(step: StaticQuantization, graph: Graph, context: Context, found:
 
 
 def _correct_biases(
-    graph: Graph, quantized: Quantized, context: Context, simulation: Simulation, inputs: Sequence[Tensor]
+    graph: Graph, quantized: Quantized, context: Context, simulation: Simulation, batches: Sequence[Sequence[Tensor]]
 ) -> None:
     """Keep the corrected biases where they bring the outputs nearer to the float ones."""
-    with torch.no_grad():
-        before = relative_error(quantized.graph(*simulation.inputs), simulation.outputs)
-        corrections = correct_biases(graph, quantized, inputs)
-        after = relative_error(quantized.graph(*simulation.inputs), simulation.outputs)
+    before = simulation.error_of(quantized.graph)
+    corrections = correct_biases(graph, quantized, batches)
+    after = simulation.error_of(quantized.graph)
     if after < before:
         told = f"{len(corrections)} biases corrected: the outputs' error went from {before:.2%} to {after:.2%}"
     else:
@@ -191,8 +194,7 @@ def _correct_biases(
 
 
 def _tell_result(context: Context, quantized: Quantized, simulation: Simulation, width: int) -> None:
-    with torch.no_grad():
-        error = relative_error(quantized.graph(*simulation.inputs), simulation.outputs)
+    error = simulation.error_of(quantized.graph)
     context.figures["error"] = error
     context.figures["layers_quantized"] = len(quantized.layers)
     context.notes.append(
