@@ -254,3 +254,10 @@ def test_shared_weights_are_not_rounded_for_one_layer_alone():
     assert any("roundings of 2 layers are learned" in note for note in context.notes)
     shared = [layer.module.weight for layer in graph.layers()][1:3]
     assert torch.equal(*shared)
+
+
+def test_seven_bits_are_kept_to_by_layers_that_are_only_stored():
+    graph = apply(net("tokens"), context_of("tokens", runtime="cpu-vnni"), {**STEP, "weight_bits": 7})
+    assert [grid_of(layer.module, "weight").width for layer in graph.layers()] == [7, 7, 7]
+    graph = apply(net("tokens"), context_of("tokens", runtime="cpu-avx2"), STEP)
+    assert [grid_of(layer.module, "weight").width for layer in graph.layers()] == [8, 7, 7]

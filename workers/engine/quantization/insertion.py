@@ -108,14 +108,14 @@ def _grid_weights(node: fx.Node, width: int) -> None:
             constrain(layer, name, grid)
 
 
-def store(quantized: Quantized, floats: Iterable[fx.Node]) -> None:
-    """Keep the weights of float layers in 8 bits that are read as floats. `floats`: nodes of the float graph."""
+def store(quantized: Quantized, floats: Iterable[fx.Node], width: int) -> None:
+    """Keep the weights of float layers in bytes that are read as floats. `floats`: nodes of the float graph."""
     for node in floats:
         layer, trait = module_of(quantized.twin[node]), trait_of(node)
         for name, axis in (trait.weights if trait and trait.weights else {}).items():
             if grid_of(layer, name) is None:
                 axes = () if axis is None else (axis,)
-                constrain(layer, name, IntegerGrid.fit(getattr(layer, name), axes, folded=True))
+                constrain(layer, name, IntegerGrid.fit(getattr(layer, name), axes, width, folded=True))
 
 
 def input_scale(node: fx.Node) -> Tensor | None:

@@ -38,12 +38,16 @@ def keep_worst_float(
     simulation: Simulation,
     bound: float,
     width: int,
+    stored_width: int,
 ) -> Sensitivity:
-    """Take the layers that hurt most out of the integer ones until the outputs' relative error is under the bound."""
+    """Take the layers that hurt most out of the integer ones until the outputs' relative error is under the bound.
+
+    `width` and `stored_width`: bits of the weights of layers in integers, and of those that are only stored.
+    """
     nodes = graph.module.graph
 
     def error(integer: frozenset[fx.Node], stored: frozenset[fx.Node] = frozenset()) -> float:
-        widths = {**dict.fromkeys(integer, width), **dict.fromkeys(stored, 8)}
+        widths = {**dict.fromkeys(integer, width), **dict.fromkeys(stored, stored_width)}
         return simulation.error(place(nodes, integer), ranges, widths)
 
     first = error(layers)

@@ -12,3 +12,8 @@ def weight_bits(asked: Literal["auto", 7, 8], runtime: Runtime) -> Literal[7, 8]
     if asked != "auto":
         return asked
     return 7 if runtime == "cpu-avx2" else 8
+
+
+def stored_bits(asked: Literal["auto", 7, 8]) -> Literal[7, 8]:
+    """The width of weights that are only stored: they compute in float, where nothing overflows on any runtime."""
+    return 7 if asked == 7 else 8

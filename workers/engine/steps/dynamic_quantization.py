@@ -18,7 +18,7 @@ from workers.engine.quantization.leaves import become
 from workers.engine.quantization.nodes import calls_of
 from workers.engine.quantization.simulation import MOST_BYTES, Simulation, bytes_per_example
 from workers.engine.quantization.storage import channel_axes, integer_form
-from workers.engine.quantization.weight_bits import weight_bits
+from workers.engine.quantization.weight_bits import stored_bits, weight_bits
 from workers.engine.steps import applies
 
 TRIALS = 512
@@ -107,7 +107,7 @@ def _quantize(form: Form, graph: Graph, step: DynamicQuantization, context: Cont
         if weight.dim() < 2:
             continue
         integer = form.integer is not None
-        width = weight_bits(step.weight_bits, context.runtime) if integer or step.weight_bits == 7 else 8
+        width = weight_bits(step.weight_bits, context.runtime) if integer else stored_bits(step.weight_bits)
         layer.constrain(name, IntegerGrid.fit(weight, channel_axes(layer, name), width, folded=not integer))
     if form.integer is not None:
         graph.module.set_submodule(str(layer.node.target), become(layer.module, form.integer))

@@ -26,7 +26,7 @@ from workers.engine.quantization.sensitivity import Sensitivity, keep_worst_floa
 from workers.engine.quantization.simulation import MOST_BYTES, Simulation, bytes_per_example, record
 from workers.engine.quantization.smoothing import smooth
 from workers.engine.quantization.storage import too_few_channels
-from workers.engine.quantization.weight_bits import weight_bits
+from workers.engine.quantization.weight_bits import stored_bits, weight_bits
 from workers.engine.steps import applies
 from workers.engine.transforms.absorb_bias import absorb_bias
 from workers.engine.transforms.fold_batch_norm import fold_batch_norm
@@ -42,7 +42,7 @@ CORRECTED = 256
 @applies(StaticQuantization)
 def static_quantization(step: StaticQuantization, graph: Graph, context: Context) -> Graph:
     graph.module.eval().to(context.device)
-    width = weight_bits(step.weight_bits, context.runtime)
+    width, stored_width = weight_bits(step.weight_bits, context.runtime), stored_bits(step.weight_bits)
     calibration = _calibration(graph, context)
     few = calibration.some(FEW)
     room = max(2, MOST_BYTES // bytes_per_example(graph, few[0]))
@@ -62,14 +62,13 @@ def static_quantization(step: StaticQuantization, graph: Graph, context: Context
     ranges, taken = find_ranges(graph, placement, step.ranges, calibration, simulation)
     context.notes.append(_told_ranges(step, calibration, taken))
     context.progress(0.6, "measuring which layers suffer")
-    kept = _keep_float(
-        step, graph, context, keep_worst_float(graph, layers, ranges, simulation, step.keep_float, width)
-    )
+    found = keep_worst_float(graph, layers, ranges, simulation, step.keep_float, width, stored_width)
+    kept = _keep_float(step, graph, context, found)
 
     context.progress(0.7, "quantizing")
     lowered.restore(graph, place(graph.module.graph, kept.layers).integer)
     quantized = insert(graph, place(graph.module.graph, kept.layers), ranges, kept.layers, width)
-    store(quantized, kept.stored | stored)
+    store(quantized, kept.stored | stored, stored_width)
     some = calibration.some(min(room, CORRECTED))
     if step.adaptive_rounding:
         learn = _part(context.progress, 0.7, 0.95, "learning roundings")
