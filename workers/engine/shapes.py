@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from modelpress.models import ModelStats, TensorSpec
+from workers.engine.constraints import raw_parameter
 from workers.engine.dtypes import TORCH_OF_WORD
 from workers.engine.errors import InvalidModelError
 from workers.engine.graph import Graph
@@ -116,11 +117,14 @@ def propagate_inputs(graph: Graph, inputs: Sequence[Tensor]) -> None:
 
 
 def stats(graph: Graph) -> ModelStats:
-    """Counts of a model, MACs for one example; they are None where the graph does not run with made-up inputs."""
-    weights = {id(tensor): tensor for layer in graph.layers() for tensor in layer.weights.values()}
-    parametrized = {id(p) for n, p in graph.module.named_parameters() if ".parametrizations." in f".{n}"}
-    others = [p for p in graph.module.parameters() if id(p) not in parametrized and id(p) not in weights]
-    tensors = [*weights.values(), *others]
+    """Counts of a model, tied weights once, MACs for one example.
+
+    MACs are None where the graph does not run with made-up inputs.
+    """
+    used: dict[Tensor, Tensor] = {parameter: parameter for parameter in graph.module.parameters()}
+    for layer in graph.layers():
+        used.update((raw_parameter(layer.module, name), weight) for name, weight in layer.weights.items())
+    tensors = used.values()
     nodes = [node for node in graph.module.graph.nodes if node.op in ("call_module", "call_function")]
     ops = Counter(op_of(node).name for node in nodes)
     del ops["GetItem"]

@@ -6,8 +6,10 @@ import torch
 from onnx import TensorProto, helper
 
 from tests.engine.onnx.running import model_of
+from tests.engine.quantization.nets import net
 from workers.engine.constraints import Mask
 from workers.engine.errors import InvalidModelError
+from workers.engine.quantization.grid import BiasGrid, IntegerGrid
 from workers.engine.readers.onnx import read_onnx
 from workers.engine.shapes import propagate, stats
 
@@ -60,3 +62,13 @@ def test_counts_follow_the_constraints() -> None:
     next(graph.layers()).constrain("weight", Mask(keep))
     counted = stats(graph)
     assert (counted.parameters, counted.nonzeros, counted.macs) == (25, 21, 20)
+
+
+def test_tied_weights_count_once_whatever_constrains_them() -> None:
+    graph = net("tied")
+    before = stats(graph)
+    for layer in graph.layers():
+        layer.constrain("weight", IntegerGrid.fit(layer.module.weight, (0,)))
+        layer.constrain("bias", BiasGrid(torch.ones(len(layer.module.bias)) * 1e-6))
+    assert len(list(graph.layers())) == 4
+    assert before.parameters == stats(graph).parameters == 2 * (24 * 24 + 24) + 24 + 4 * 24 + 4
