@@ -1,11 +1,13 @@
 """`.pt2` programs of nets that are common in the field: read, run at another batch size, written, run again."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, nn
 
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
@@ -163,3 +165,78 @@ def test_mutated_archives_only_ever_raise_engine_errors(tmp_path: Path) -> None:
         except (InvalidModelError, UnsupportedModelError):
             refused += 1
     assert refused > 50
+
+
+class Calls(nn.Module):
+    """A function, with weights where it has any."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], *modules: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        self.inner = nn.Sequential(*modules)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.inner(x))
+
+
+def same(x: Tensor) -> Tensor:
+    return x
+
+
+def images(examples: int) -> Tensor:
+    return torch.randn(examples, 4, 6, 5)
+
+
+CALLS = {
+    "prelu": Calls(same, nn.PReLU(4, 0.1)),
+    "prelu of one": Calls(same, nn.PReLU()),
+    "selu": Calls(same, nn.SELU()),
+    "celu": Calls(same, nn.CELU(0.7)),
+    "softplus": Calls(same, nn.Softplus()),
+    "log sigmoid": Calls(same, nn.LogSigmoid()),
+    "hard shrink": Calls(same, nn.Hardshrink(0.3)),
+    "soft shrink": Calls(same, nn.Softshrink(0.3)),
+    "instance norm": Calls(same, nn.InstanceNorm2d(4, affine=True)),
+    "plain instance norm": Calls(same, nn.InstanceNorm2d(4)),
+    "rms norm": Calls(same, nn.RMSNorm(5)),
+    "nearest": Calls(same, nn.Upsample(scale_factor=2)),
+    "nearest to a size": Calls(lambda x: F.interpolate(x, (9, 7))),
+    "bilinear": Calls(same, nn.Upsample(scale_factor=2.5, mode="bilinear")),
+    "bilinear to a size": Calls(lambda x: F.interpolate(x, (9, 7), mode="bilinear")),
+    "bilinear with corners": Calls(lambda x: F.interpolate(x, (9, 7), mode="bilinear", align_corners=True)),
+    "bicubic": Calls(lambda x: F.interpolate(x, (9, 7), mode="bicubic")),
+    "pixel shuffle": Calls(same, nn.PixelShuffle(2)),
+    "max": Calls(lambda x: x.max(1).values * x.max(2, keepdim=True).indices[:, 0].float()),
+    "min": Calls(lambda x: x.min(-1).values + x.min(-1).indices.float()),
+    "max of all": Calls(lambda x: x - x.max() + x.min()),
+    "larger": Calls(lambda x: torch.max(x, -x) + torch.min(x, x * x)),
+    "argmin": Calls(lambda x: x.argmin(1).float()),
+    "topk": Calls(lambda x: x.topk(3, 1)[0] + x.topk(3, 1, largest=False)[1].float()),
+    "cumsum": Calls(lambda x: x.cumsum(2)),
+    "logsumexp": Calls(lambda x: x.logsumexp((1, 2))),
+    "prod": Calls(lambda x: x.prod(3)),
+    "normalize": Calls(lambda x: F.normalize(x, dim=1) + F.normalize(x, p=1.0, dim=2)),
+    "gather": Calls(lambda x: x.gather(3, x.argmax(3, keepdim=True))),
+    "unbind": Calls(lambda x: sum(part * (place + 1) for place, part in enumerate(x.unbind(1)))),
+    "repeat": Calls(lambda x: x.repeat(1, 2, 1, 3)),
+    "repeat into more dims": Calls(lambda x: x.repeat(2, 1, 1, 1, 1)),
+    "movedim": Calls(lambda x: x.movedim(1, -1)),
+    "triangles": Calls(lambda x: x.tril(1) * x.triu(-1)),
+    "square": Calls(lambda x: x.square() + torch.addcmul(x, x, x, value=0.5)),
+    "unlike": Calls(lambda x: torch.logical_or(x != 0, x > 1).float().masked_fill(x.sign().round() == 1, 3.0)),
+    "baddbmm": Calls(lambda x: torch.baddbmm(x[:, 0], x[:, 1] @ x[:, 1].transpose(1, 2), x[:, 2])),
+    "expand as": Calls(lambda x: x[:, :1].expand_as(x) + x.clamp_max(0.5)),
+    "trigonometry": Calls(lambda x: x.tan().atan() + x.sinh().asinh() + x.tanh().asin() + x.tanh().acos()),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_read_exactly(name: str, tmp_path: Path) -> None:
+    model = CALLS[name].eval()
+    torch.manual_seed(0)
+    graph = read_pt2(exported(model, images(3), tmp_path / "model.pt2"))
+    x = images(5)
+    with torch.no_grad():
+        wanted = model(x)
+        torch.testing.assert_close(graph(x)[0], wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run_onnx(graph, x), wanted.numpy(), rtol=1e-4, atol=1e-4)

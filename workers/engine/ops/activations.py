@@ -159,8 +159,20 @@ ATEN_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "erf": torch.erf,
     "floor": torch.floor,
     "ceil": torch.ceil,
+    "round": torch.round,
+    "sign": torch.sign,
     "sin": torch.sin,
     "cos": torch.cos,
+    "tan": torch.tan,
+    "asin": torch.asin,
+    "acos": torch.acos,
+    "atan": torch.atan,
+    "sinh": torch.sinh,
+    "cosh": torch.cosh,
+    "asinh": torch.asinh,
+    "acosh": torch.acosh,
+    "atanh": torch.atanh,
+    "selu": selu,
 }
 for target, function in ATEN_FUNCTIONS.items():
     reads_aten_as(function, f"{target}.default", f"{target}_.default")
@@ -209,7 +221,38 @@ def read_aten_relu6(node: AtenNode, graph: GraphBuilder) -> Value:
     return graph.call(clip, node.value("self"), 0.0, 6.0)
 
 
-@reads_aten("clamp.default", "clamp_min.default")
+@reads_aten("celu.default", "celu_.default")
+def read_aten_celu(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(celu, node.value("self"), alpha=float(node.get("alpha", 1.0)))
+
+
+@reads_aten("prelu.default")
+def read_aten_prelu(node: AtenNode, graph: GraphBuilder) -> Value:
+    """PyTorch's slopes go with the second dimension, ONNX's with the last."""
+    slope = node.weight("weight")
+    laid_out = slope.reshape(-1, *(1,) * max(0, node.rank("self") - 2))
+    return graph.call(prelu, node.value("self"), graph.name(laid_out, f"{node.layer('weight')}.weight"))
+
+
+@reads_aten("softplus.default")
+def read_aten_softplus(node: AtenNode, graph: GraphBuilder) -> Value:
+    if node.get("beta", 1) != 1 or node.get("threshold", 20) != 20:
+        raise node.unsupported("its beta is not 1 or its threshold not 20")
+    return graph.call(softplus, node.value("self"))
+
+
+@reads_aten("log_sigmoid.default")
+def read_aten_log_sigmoid(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(torch.neg, graph.call(softplus, graph.call(torch.neg, node.value("self"))))
+
+
+@reads_aten("hardshrink.default", "softshrink.default")
+def read_aten_shrink(node: AtenNode, graph: GraphBuilder) -> Value:
+    width = float(node.get("lambd", 0.5))
+    return graph.call(shrink, node.value("self"), bias=width if node.target.startswith("soft") else 0.0, lambd=width)
+
+
+@reads_aten("clamp.default", "clamp_.default", "clamp_min.default", "clamp_max.default")
 def read_aten_clamp(node: AtenNode, graph: GraphBuilder) -> Value:
     low, high = node.get("min"), node.get("max")
     return graph.call(clip, node.value("self"), *(None if bound is None else float(bound) for bound in (low, high)))

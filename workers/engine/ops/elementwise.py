@@ -105,10 +105,12 @@ for target, function in ATEN_FUNCTIONS.items():
     reads_aten_as(function, f"{target}.Tensor", f"{target}.Scalar", f"{target}_.Tensor")
 reads_aten_as(divide, "div.Tensor", "div_.Tensor", "div.Scalar")
 reads_aten_as(power, "pow.Tensor_Scalar", "pow.Tensor_Tensor")
-reads_aten_as(maximum, "maximum.default")
-reads_aten_as(minimum, "minimum.default")
+reads_aten_as(maximum, "maximum.default", "max.other")
+reads_aten_as(minimum, "minimum.default", "min.other")
 reads_aten_as(torch.logical_not, "logical_not.default", "bitwise_not.default")
 reads_aten_as(torch.logical_and, "logical_and.default")
+reads_aten_as(torch.logical_or, "logical_or.default")
+reads_aten_as(torch.logical_xor, "logical_xor.default")
 reads_aten_as(torch.where, "where.self")
 
 
@@ -118,7 +120,25 @@ def read_aten_reversed_sub(node: AtenNode, graph: GraphBuilder) -> Value:
     return graph.call(torch.sub, other, x)
 
 
-@reads_aten("masked_fill.Scalar")
+@reads_aten("ne.Scalar", "ne.Tensor")
+def read_aten_unequal(node: AtenNode, graph: GraphBuilder) -> Value:
+    operands = operands_of(node, graph, [node.get("self"), node.get("other")])
+    return graph.call(torch.logical_not, graph.call(torch.eq, *operands))
+
+
+@reads_aten("square.default")
+def read_aten_square(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(torch.mul, node.value("self"), node.value("self"))
+
+
+@reads_aten("addcmul.default")
+def read_aten_addcmul(node: AtenNode, graph: GraphBuilder) -> Value:
+    product = graph.call(torch.mul, node.value("tensor1"), node.value("tensor2"))
+    x, factor = operands_of(node, graph, [node.get("self"), node.get("value", 1)])
+    return graph.call(torch.add, x, graph.call(torch.mul, product, factor))
+
+
+@reads_aten("masked_fill.Scalar", "masked_fill.Tensor", "masked_fill_.Scalar")
 def read_aten_masked_fill(node: AtenNode, graph: GraphBuilder) -> Value:
     x, value = operands_of(node, graph, [node.get("self"), node.get("value")])
     return graph.call(torch.where, node.value("mask"), value, x)

@@ -205,3 +205,14 @@ def read_aten_slice(node: AtenNode, graph: GraphBuilder) -> Value:
 @reads_aten("index_select.default")
 def read_aten_index_select(node: AtenNode, graph: GraphBuilder) -> Value:
     return graph.call(gather, node.value("self"), node.value("index"), axis=node.axis("dim", "self"))
+
+
+@reads_aten("gather.default")
+def read_aten_gather(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(gather_elements, node.value("self"), node.value("index"), axis=node.axis("dim", "self"))
+
+
+@reads_aten("unbind.int")
+def read_aten_unbind(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:
+    axis = node.axis("dim", "self")
+    return tuple(graph.call(gather, node.value("self"), place, axis=axis) for place in range(len(node.output_sizes)))

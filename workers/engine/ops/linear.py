@@ -150,6 +150,14 @@ class Einsum(Plain):
 reads_aten_as(torch.matmul, "matmul.default", "bmm.default", "mm.default")
 
 
+@reads_aten("baddbmm.default")
+def read_aten_baddbmm(node: AtenNode, graph: GraphBuilder) -> Value:
+    if node.get("beta", 1) != 1 or node.get("alpha", 1) != 1:
+        raise node.unsupported("its alpha or beta is not 1")
+    product = graph.call(torch.matmul, node.value("batch1"), node.value("batch2"))
+    return graph.call(torch.add, product, node.value("self"))
+
+
 @reads_aten("linear.default", "addmm.default")
 def read_aten_linear(node: AtenNode, graph: GraphBuilder) -> Value:
     if node.target == "addmm.default":

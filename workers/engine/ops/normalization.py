@@ -9,9 +9,11 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from workers.engine.ops.aten import reads_aten
+from workers.engine.ops.aten import operands_of, reads_aten
 from workers.engine.ops.base import Op, register
+from workers.engine.ops.elementwise import divide
 from workers.engine.ops.plain import plain
+from workers.engine.ops.reductions import reduce_mean
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
@@ -276,3 +278,32 @@ def read_aten_group_norm(node: AtenNode, graph: GraphBuilder) -> Value:
         eps=float(node.get("eps", 1e-5)),
     )
     return graph.module(node.layer("weight"), module, node.value("input"))
+
+
+@reads_aten("instance_norm.default")
+def read_aten_instance_norm(node: AtenNode, graph: GraphBuilder) -> Value:
+    channels = node.sizes["input"][1]
+    weight, bias = node.optional_weight("weight"), node.optional_weight("bias")
+    if not node.get("use_input_stats"):
+        raise node.unsupported("it uses running statistics")
+    if not isinstance(channels, int):
+        raise node.unsupported("its number of channels is dynamic")
+    module = InstanceNorm(
+        nn.Parameter(torch.ones(channels)) if weight is None else graph.parameter(weight),
+        nn.Parameter(torch.zeros(channels)) if bias is None else graph.parameter(bias),
+        eps=float(node.get("eps", 1e-5)),
+    )
+    return graph.module(node.layer("weight"), module, node.value("input"))
+
+
+@reads_aten("rms_norm.default")
+def read_aten_rms_norm(node: AtenNode, graph: GraphBuilder) -> Value:
+    """In smaller ops: its own needs a newer opset than runtimes have."""
+    x, axes = node.value("input"), tuple(range(-len(node.get("normalized_shape")), 0))
+    given = node.get("eps")
+    eps = torch.finfo(node.dtype or torch.float32).eps if given is None else float(given)
+    square = graph.call(reduce_mean, graph.call(torch.mul, x, x), axes, keepdims=1, noop_with_empty_axes=0)
+    (small,) = operands_of(node, graph, [eps])
+    normal = graph.call(divide, x, graph.call(torch.sqrt, graph.call(torch.add, square, small)))
+    weight = node.optional_weight("weight")
+    return normal if weight is None else graph.call(torch.mul, normal, weight)

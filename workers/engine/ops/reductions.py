@@ -185,16 +185,64 @@ class TopK(Plain):
 plain("MeanVarianceNormalization", mean_variance_normalization)
 
 
-@reads_aten("mean.dim", "sum.dim_IntList", "amax.default", "amin.default", "mean.default", "sum.default")
+ATEN_REDUCTIONS: dict[str, Callable[..., Any]] = {
+    "mean": reduce_mean,
+    "sum": reduce_sum,
+    "prod": reduce_prod,
+    "amax": reduce_max,
+    "amin": reduce_min,
+    "max": reduce_max,
+    "min": reduce_min,
+    "logsumexp": reduce_log_sum_exp,
+}
+
+
+@reads_aten(
+    "mean.dim", "mean.default", "sum.dim_IntList", "sum.default", "prod.dim_int", "amax.default", "amin.default",
+    "max.default", "min.default", "logsumexp.default",
+)  # fmt: skip
 def read_aten_reduction(node: AtenNode, graph: GraphBuilder) -> Value:
-    kind = {"mean": reduce_mean, "sum": reduce_sum, "amax": reduce_max, "amin": reduce_min}[node.target.split(".")[0]]
-    axes = tuple(int(axis) for axis in node.get("dim") or ()) or None
+    kind, dims = ATEN_REDUCTIONS[node.target.split(".")[0]], node.get("dim")
+    dims = [] if dims is None else dims if isinstance(dims, list) else [dims]
+    axes = tuple(int(axis) for axis in dims) or None
     keep = int(node.get("keepdim", False))
     return graph.call(kind, node.value("self"), axes, keepdims=keep, noop_with_empty_axes=0)
 
 
-@reads_aten("argmax.default")
+@reads_aten("max.dim", "min.dim")
+def read_aten_extreme(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:
+    """Values and their places."""
+    value, place = (reduce_max, arg_max) if node.target == "max.dim" else (reduce_min, arg_min)
+    x, axis, keep = node.value("self"), int(node.get("dim")), int(node.get("keepdim", False))
+    values = graph.call(value, x, (axis,), keepdims=keep, noop_with_empty_axes=0)
+    return values, graph.call(place, x, axis=axis, keepdims=keep)
+
+
+@reads_aten("linalg_vector_norm.default")
+def read_aten_norm(node: AtenNode, graph: GraphBuilder) -> Value:
+    kind = {1: reduce_l1, 2: reduce_l2}.get(node.get("ord", 2))
+    if kind is None:
+        raise node.unsupported("its order is neither 1 nor 2")
+    axes = tuple(int(axis) for axis in node.get("dim") or ()) or None
+    return graph.call(kind, node.value("self"), axes, keepdims=int(node.get("keepdim", False)), noop_with_empty_axes=0)
+
+
+@reads_aten("topk.default")
+def read_aten_topk(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:
+    ways = {"axis": int(node.get("dim", -1)), "largest": int(node.get("largest", True)), "sorted": 1}
+    return graph.call_each(2, top_k, node.value("self"), node.vector([node.get("k")], graph), **ways)
+
+
+@reads_aten("cumsum.default")
+def read_aten_cumulative_sum(node: AtenNode, graph: GraphBuilder) -> Value:
+    if node.dtype == torch.bool:
+        raise node.unsupported("it counts booleans")
+    return graph.call(cumulative_sum, node.value("self"), node.axis("dim", "self"), exclusive=0, reverse=0)
+
+
+@reads_aten("argmax.default", "argmin.default")
 def read_aten_argmax(node: AtenNode, graph: GraphBuilder) -> Value:
     if node.get("dim") is None:
         raise node.unsupported("it has no dim")
-    return graph.call(arg_max, node.value("self"), axis=int(node.get("dim")), keepdims=int(node.get("keepdim", False)))
+    kind = arg_max if node.target == "argmax.default" else arg_min
+    return graph.call(kind, node.value("self"), axis=int(node.get("dim")), keepdims=int(node.get("keepdim", False)))

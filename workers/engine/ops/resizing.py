@@ -10,12 +10,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx
 
+from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.base import Op, register
 from workers.engine.ops.plain import Plain, as_literal, attributes_of
 from workers.engine.ops.reductions import as_ints
+from workers.engine.ops.shapes import concat
+from workers.engine.ops.shapes import shape as shape_of
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
     from workers.engine.writers.onnx import OnnxBuilder
 
@@ -211,3 +215,25 @@ class GridSample(Plain):
                 str(attributes["mode"]), attributes["mode"]
             )
         onnx.emit(node, "GridSample", node.args, **attributes)
+
+
+@reads_aten(
+    "upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec",
+    "upsample_linear1d.vec", "upsample_bilinear2d.vec", "upsample_trilinear3d.vec", "upsample_bicubic2d.vec",
+)  # fmt: skip
+def read_aten_upsample(node: AtenNode, graph: GraphBuilder) -> Value:
+    x, scales, sizes = node.value("input"), node.get("scale_factors"), node.get("output_size")
+    if scales:
+        targets: tuple[Any, Any] = (1.0, 1.0, *(float(scale) for scale in scales)), None
+    else:
+        kept = graph.call(shape_of, x, start=0, end=2)
+        spatial = node.vector(sizes, graph)
+        spatial = graph.keep(torch.tensor(spatial)) if isinstance(spatial, tuple) else spatial
+        targets = None, graph.call(concat, kept, spatial, axis=0)
+    if "nearest" in node.target:
+        ways = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    else:
+        corners = "align_corners" if node.get("align_corners") else "pytorch_half_pixel"
+        mode = "cubic" if "cubic" in node.target else "linear"
+        ways = {"mode": mode, "coordinate_transformation_mode": corners}
+    return graph.call(resize, x, None, *targets, **ways)

@@ -241,3 +241,38 @@ def read_aten_split(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:
 def read_aten_expand(node: AtenNode, graph: GraphBuilder) -> Value:
     wanted = [1 if length == -1 else length for length in node.get("size")]
     return graph.call(expand, node.value("self"), node.vector(wanted, graph))
+
+
+@reads_aten("expand_as.default")
+def read_aten_expand_as(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(expand, node.value("self"), graph.call(shape, node.value("other"), start=0))
+
+
+@reads_aten("repeat.default")
+def read_aten_repeat(node: AtenNode, graph: GraphBuilder) -> Value:
+    x, times = node.value("self"), node.get("repeats")
+    missing = len(times) - node.rank("self")
+    if missing:
+        x = graph.call(unsqueeze, x, tuple(range(missing)))
+    return graph.call(tile, x, node.vector(times, graph))
+
+
+@reads_aten("movedim.int")
+def read_aten_movedim(node: AtenNode, graph: GraphBuilder) -> Value:
+    rank = node.rank("self")
+    order = list(range(rank))
+    order.insert(int(node.get("destination")) % rank, order.pop(int(node.get("source")) % rank))
+    return graph.call(transpose, node.value("self"), perm=tuple(order))
+
+
+@reads_aten("tril.default", "triu.default")
+def read_aten_triangle(node: AtenNode, graph: GraphBuilder) -> Value:
+    diagonal, upper = int(node.get("diagonal", 0)), int(node.target == "triu.default")
+    return graph.call(trilu, node.value("self"), diagonal, upper=upper)
+
+
+@reads_aten("pixel_shuffle.default")
+def read_aten_pixel_shuffle(node: AtenNode, graph: GraphBuilder) -> Value:
+    if node.rank("self") != 4:
+        raise node.unsupported("its input has no four dims")
+    return graph.call(depth_to_space, node.value("self"), blocksize=int(node.get("upscale_factor")), mode="CRD")
