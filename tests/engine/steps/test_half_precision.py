@@ -3,6 +3,7 @@ import onnxruntime
 import pytest
 import torch
 
+from tests.engine.quantization.nets import net
 from tests.engine.steps.nets import (
     KINDS,
     apply,
@@ -103,3 +104,24 @@ def test_what_is_stored_in_fewer_bits_already_is_left_alone():
 def test_a_selection_of_nothing_names_the_layers_there_are():
     with pytest.raises(StepError, match="stem, conv1, conv2, head"):
         apply(trained("convolutional"), context_for("convolutional"), half(layers={"include": ["nothing"]}))
+
+
+def test_nothing_to_store_is_refused_with_the_reasons():
+    graph = apply(trained("attention"), context_for("attention"), half("bfloat16", layers={"include": ["e*", "head"]}))
+    with pytest.raises(StepError, match=r"as float16 \(embed: it is stored in 16 bits already; head"):
+        apply(graph, context_for("attention"), half(layers={"include": ["e*", "head"]}))
+
+
+def test_tied_weights_are_told_once():
+    context = context_for("attention")
+    apply(net("tied"), context, half())
+    assert context.notes == ["1248 weights are stored as float16 and used as float32"]
+
+
+def test_a_layer_of_which_a_part_is_stored_is_not_said_to_be_left_alone():
+    graph, context = trained("recurrent"), context_for("recurrent")
+    with torch.no_grad():
+        next(graph.layers()).module.weight_ih[0, 0, 0] = 70000.0
+    apply(graph, context, half())
+    assert not context.untouched
+    assert any("weight_ih is left alone: its largest weight" in note for note in context.notes)

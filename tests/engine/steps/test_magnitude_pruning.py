@@ -5,6 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from modelpress.steps import MagnitudePruning
+from tests.engine.quantization.nets import net
 from tests.engine.steps.nets import KINDS, accuracy, apply, context_for, share_of_zeros, trained, weights, zeros
 from workers.engine.errors import StepError
 from workers.engine.steps.magnitude_pruning import without_smallest
@@ -121,3 +122,13 @@ def test_two_of_four_can_be_reached_gradually():
 def test_two_of_four_has_one_sparsity():
     with pytest.raises(ValidationError, match="half of the weights"):
         MagnitudePruning(pattern="2:4", sparsity=0.7)
+
+
+def test_tied_weights_are_counted_once_and_masked_alike():
+    context = context_for("attention")
+    graph = apply(net("tied"), context, {"step": "magnitude_pruning", "sparsity": 0.5, "scope": "global"})
+    assert any("of the 1248 weights in 3 tensors" in note for note in context.notes)
+    assert context.figures["sparsity"] == 0.5
+    shared = [layer.module.weight for layer in graph.layers()][1:3]
+    assert torch.equal(*shared)
+    assert (shared[0] == 0).any()

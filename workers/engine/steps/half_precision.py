@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from modelpress.steps.half_precision import HalfPrecision
-from workers.engine.constraints import Constraint
+from workers.engine.constraints import Constraint, raw_parameter
 from workers.engine.context import Context
 from workers.engine.encodings import Encoding, HalfFloat
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
+from workers.engine.selection import selected, tell_untouched
 from workers.engine.steps import applies
 
 BOUNDS = {torch.float16: 1e-3, torch.bfloat16: 4e-3}
@@ -37,21 +38,22 @@ class Half(Constraint):
 @applies(HalfPrecision)
 def half_precision(step: HalfPrecision, graph: Graph, context: Context) -> Graph:
     dtype = getattr(torch, step.dtype)
-    layers = list(graph.layers(step.layers))
-    if not layers:
-        names = ", ".join(layer.name for layer in graph.layers()) or "none with weights"
-        raise StepError(f"no layer is selected by {', '.join(step.layers.include)}; the model's layers are: {names}")
-    stored = 0
-    for layer in layers:
+    stored: dict[Tensor, int] = {}
+    for layer in selected(step.layers, graph):
+        reasons = {}
         for name, weight in layer.weights.items():
             stored_bits = min((constraint.bits for constraint in layer.constraints(name)), default=32)
             reason = why_not(weight.detach(), dtype, stored_bits)
             if reason:
-                context.untouched[layer.name] = reason
+                reasons[name] = reason
             else:
                 layer.constrain(name, Half(dtype))
-                stored += weight.numel()
-    context.notes.append(f"{stored} weights are stored as {step.dtype} and used as float32")
+                stored[raw_parameter(layer.module, name)] = weight.numel()
+        tell_untouched(context, layer, reasons)
+    if not stored:
+        told = "; ".join(f"{name}: {reason}" for name, reason in context.untouched.items())
+        raise StepError(f"no weight of the selected layers can be stored as {step.dtype} ({told})")
+    context.notes.append(f"{sum(stored.values())} weights are stored as {step.dtype} and used as float32")
     return graph
 
 

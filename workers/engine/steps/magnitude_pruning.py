@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from modelpress.steps.distillation import Distillation
 from modelpress.steps.magnitude_pruning import MagnitudePruning
-from workers.engine.constraints import Mask
+from workers.engine.constraints import Mask, raw_parameter
 from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph, Layer
+from workers.engine.selection import selected, tell_untouched
 from workers.engine.steps import applies
 from workers.engine.steps.distillation import distil
 
@@ -29,10 +30,11 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Pruned:
-    """One weight that is to be pruned."""
+    """One weight that is to be pruned, and the other layers that use it too: a tied one is judged and counted once."""
 
     layer: Layer
     name: str
+    tied: list[tuple[Layer, str]] = field(default_factory=list)
 
     def magnitude(self) -> Tensor:
         """Of the weight as the layer uses it, so that what earlier steps zeroed goes first and is counted."""
@@ -40,11 +42,12 @@ class Pruned:
 
     def keep(self, kept: Tensor) -> None:
         """Zero all else. An earlier mask is narrowed: what was zero stays zero."""
-        for constraint in self.layer.constraints(self.name):
-            if isinstance(constraint, Mask):
-                constraint.keep &= kept
-                return
-        self.layer.constrain(self.name, Mask(kept))
+        for layer, name in ((self.layer, self.name), *self.tied):
+            mask = next((found for found in layer.constraints(name) if isinstance(found, Mask)), None)
+            if mask is None:
+                layer.constrain(name, Mask(kept.clone()))
+            else:
+                mask.keep &= kept
 
     @property
     def input_axis(self) -> int:
@@ -137,23 +140,23 @@ def _part(progress: Callable[[float, str], None], done: int, rounds: int) -> Cal
 
 
 def _selected(step: MagnitudePruning, graph: Graph, context: Context) -> list[Pruned]:
-    layers = list(graph.layers(step.layers))
-    if not layers:
-        names = ", ".join(layer.name for layer in graph.layers()) or "none with weights"
-        raise StepError(f"no layer is selected by {', '.join(step.layers.include)}; the model's layers are: {names}")
-    weights = []
-    for layer in layers:
+    weights: dict[Tensor, Pruned] = {}
+    for layer in selected(step.layers, graph):
+        reasons = {}
         for name in layer.weights:
-            weight = Pruned(layer, name)
+            weight, raw = Pruned(layer, name), raw_parameter(layer.module, name)
             reason = _why_not(weight, step)
-            if reason is None:
-                weights.append(weight)
+            if reason is not None:
+                reasons[name] = reason
+            elif raw in weights:
+                weights[raw].tied.append((layer, name))
             else:
-                context.untouched[layer.name] = reason
+                weights[raw] = weight
+        tell_untouched(context, layer, reasons)
     if not weights:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in context.untouched.items())
-        raise StepError(f"none of the selected layers can be pruned ({reasons})")
-    return weights
+        told = "; ".join(f"{name}: {reason}" for name, reason in context.untouched.items())
+        raise StepError(f"none of the selected layers can be pruned ({told})")
+    return list(weights.values())
 
 
 def _why_not(weight: Pruned, step: MagnitudePruning) -> str | None:
