@@ -53,6 +53,8 @@ class Context:
     metric: Callable[[dict[str, float]], None]
     notes: list[str] = field(default_factory=list)
     """What the running step did, left alone and why; goes into the report."""
+    warnings: list[str] = field(default_factory=list)
+    """What the user should know before using the result: an option that had no effect, for one."""
     figures: dict[str, float] = field(default_factory=dict)
     untouched: dict[str, str] = field(default_factory=dict)
     """Layer name: why the step left it alone."""

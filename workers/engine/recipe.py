@@ -14,6 +14,7 @@ from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
 from workers.engine.reporter import Reporter
+from workers.engine.selection import idle_patterns
 from workers.engine.steps import APPLY
 
 
@@ -51,10 +52,16 @@ def apply_recipe(recipe: Sequence[Step], graph: Graph, context: Context, reporte
     applied = Applied(graph)
     for index, step in enumerate(recipe):
         reporter.begin(index + 1)
-        own = replace(context, notes=[], figures={}, untouched={}, progress=reporter.progress, metric=reporter.metric)
+        for pattern in idle_patterns(step, applied.graph):
+            reporter.warn(f"{step.step}: the pattern {pattern!r} matches the name of no layer")
+        own = replace(
+            context, notes=[], warnings=[], figures={}, untouched={}, progress=reporter.progress, metric=reporter.metric
+        )
         began = time.monotonic()
         applied.graph = APPLY[type(step)](step, applied.graph, own)
         applied.graph.module.eval()
+        for warning in own.warnings:
+            reporter.warn(f"{step.step}: {warning}")
         applied.steps.append(
             StepReport(
                 step=step.step, seconds=time.monotonic() - began, notes=tuple(own.notes), metrics=_finite(own.figures)

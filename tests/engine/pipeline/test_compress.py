@@ -40,6 +40,20 @@ def test_a_job_without_data(tmp_path):
     assert [event.progress.step for event in events if event.type == "progress"][:2] == ["reading", "half_precision"]
 
 
+def test_options_without_effect_are_warned_of(tmp_path):
+    layers = {"include": ["layer0*", "encoder.*"], "exclude": ["haed"]}
+    smooth = {"step": "static_quantization", "smooth": 0.5}
+    recipe = [{"step": "magnitude_pruning", "sparsity": 0.3, "layers": layers}, smooth]
+    result, events = compress(tmp_path / "run", convolutional(), recipe)
+    told = [event.message for event in events if event.type == "warning"]
+    unmatched = [
+        f"magnitude_pruning: the pattern {name!r} matches the name of no layer" for name in ("encoder.*", "haed")
+    ]
+    assert [warning for warning in told if warning.startswith("magnitude_pruning")] == unmatched
+    assert any(warning.startswith("static_quantization: smooth had no effect") for warning in told)
+    assert set(told) <= set(result.report.warnings)
+
+
 def test_the_result_on_disk_is_the_result_returned(tmp_path):
     result, _ = compress(tmp_path / "run", mlp(), HALF)
     stored = RunResult.model_validate_json((tmp_path / "run" / "out" / "result.json").read_text())

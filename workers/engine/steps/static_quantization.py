@@ -137,6 +137,10 @@ def _why_float(step: StaticQuantization, layer: Layer) -> str | None:
 def _prepare(step: StaticQuantization, graph: Graph, context: Context, values: Sequence[Mapping[fx.Node, Any]]) -> None:
     if step.smooth is not None:
         done, left = smooth(graph, values, step.smooth)
+        if not done:
+            context.warnings.append(
+                "smooth had no effect: there is no group of linear layers that it can be applied to"
+            )
         context.notes.append(
             f"SmoothQuant in front of {done} groups of linear layers; {left} could not be smoothed, "
             "because what feeds them has no scale of its own or other readers"
