@@ -183,6 +183,18 @@ def same(x: Tensor) -> Tensor:
     return x
 
 
+class Table(nn.Module):
+    """A bias for each pair of positions, as windowed attention has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.biases = nn.Parameter(torch.randn(9, 5))
+        self.register_buffer("places", torch.tensor([[0, 8, 3], [2, 2, 7]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :1] + self.biases[self.places].sum((0, 1))
+
+
 def images(examples: int) -> Tensor:
     return torch.randn(examples, 4, 6, 5)
 
@@ -217,6 +229,10 @@ CALLS = {
     "prod": Calls(lambda x: x.prod(3)),
     "normalize": Calls(lambda x: F.normalize(x, dim=1) + F.normalize(x, p=1.0, dim=2)),
     "gather": Calls(lambda x: x.gather(3, x.argmax(3, keepdim=True))),
+    "roll": Calls(lambda x: x.roll((1, -2), (2, 3))),
+    "transposed": Calls(lambda x: x.mT),
+    "einsum": Calls(lambda x: torch.einsum("b c h w, b d h w -> b c d", x, x)),
+    "table": Table(),
     "unbind": Calls(lambda x: sum(part * (place + 1) for place, part in enumerate(x.unbind(1)))),
     "repeat": Calls(lambda x: x.repeat(1, 2, 1, 3)),
     "repeat into more dims": Calls(lambda x: x.repeat(2, 1, 1, 1, 1)),

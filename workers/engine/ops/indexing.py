@@ -13,6 +13,7 @@ from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.base import Quantization, register
 from workers.engine.ops.plain import Plain, as_literal, plain
 from workers.engine.ops.reductions import as_ints
+from workers.engine.ops.shapes import concat
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
@@ -216,3 +217,27 @@ def read_aten_gather(node: AtenNode, graph: GraphBuilder) -> Value:
 def read_aten_unbind(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:
     axis = node.axis("dim", "self")
     return tuple(graph.call(gather, node.value("self"), place, axis=axis) for place in range(len(node.output_sizes)))
+
+
+@reads_aten("index.Tensor")
+def read_aten_index(node: AtenNode, graph: GraphBuilder) -> Value:
+    """A stored table of places along one dim; masks would give a size that depends on the values."""
+    chosen = [(axis, index) for axis, index in enumerate(node.get("indices")) if index is not None]
+    if len(chosen) != 1 or not isinstance(chosen[0][1], Tensor) or chosen[0][1].dtype != torch.int64:
+        raise node.unsupported("its index is not one stored tensor of places")
+    axis, places = chosen[0]
+    return graph.call(gather, node.value("self"), places, axis=axis)
+
+
+@reads_aten("roll.default")
+def read_aten_roll(node: AtenNode, graph: GraphBuilder) -> Value:
+    x = node.value("self")
+    for shift, dim in zip(node.get("shifts"), node.get("dims") or (), strict=True):
+        axis = int(dim) % node.rank("self")
+        length = node.sizes["self"][axis]
+        if not isinstance(length, int):
+            raise node.unsupported("the dimension that it rolls is dynamic")
+        cut = length - int(shift) % length
+        behind = graph.call(slice_, x, (cut,), (LAST,), (axis,), (1,))
+        x = graph.call(concat, behind, graph.call(slice_, x, (0,), (cut,), (axis,), (1,)), axis=axis)
+    return x

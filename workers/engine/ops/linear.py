@@ -141,10 +141,25 @@ class Einsum(Plain):
     folds = 0
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
-        equation = "".join(str(node.attribute("equation", "")).split())
-        if not equation or not set(equation) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ,.->"):
+        equation = _equation(node.attribute("equation", ""))
+        if equation is None:
             raise node.invalid("its equation is not one of letters, commas and an arrow")
         return graph.call(einsum, *(node.input(index) for index in range(len(node.inputs))), equation=equation)
+
+
+def _equation(text: object) -> str | None:
+    """Without spaces; None where it is not one."""
+    equation = "".join(str(text).split())
+    known = set(equation) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ,.->")
+    return equation if equation and known else None
+
+
+@reads_aten("einsum.default")
+def read_aten_einsum(node: AtenNode, graph: GraphBuilder) -> Value:
+    equation = _equation(node.get("equation"))
+    if equation is None:
+        raise node.unsupported("its equation is not one of letters, commas and an arrow")
+    return graph.call(einsum, *node.get("tensors"), equation=equation)
 
 
 reads_aten_as(torch.matmul, "matmul.default", "bmm.default", "mm.default")

@@ -193,12 +193,14 @@ def read_aten_permute(node: AtenNode, graph: GraphBuilder) -> Value:
     return graph.call(transpose, node.value("self"), perm=tuple(axis % rank for axis in node.get("dims")))
 
 
-@reads_aten("transpose.int", "t.default", "numpy_T.default")
+@reads_aten("transpose.int", "t.default", "numpy_T.default", "mT.default")
 def read_aten_transpose(node: AtenNode, graph: GraphBuilder) -> Value:
     order = list(range(node.rank("self")))
     if node.target == "transpose.int":
         first, second = node.axis("dim0", "self"), node.axis("dim1", "self")
         order[first], order[second] = order[second], order[first]
+    elif node.target == "mT.default":
+        order[-2:] = order[:-3:-1]
     else:
         order.reverse()
     return graph.call(transpose, node.value("self"), perm=tuple(order))
