@@ -4,8 +4,9 @@ The service asks this when a job is posted and the engine when it runs, so that 
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
-from modelpress.jobs import Task, TaskKind
+from modelpress.jobs import Metric, Task, TaskKind
 from modelpress.models import ArraySpec, DatasetSpec, Dim, Signature, TensorSpec
 
 LABEL_NAMES = ("labels", "label", "y", "targets")
@@ -14,8 +15,33 @@ LABEL_NAMES = ("labels", "label", "y", "targets")
 IGNORED = -100
 """A class number that counts for nothing, such as padding: PyTorch's convention."""
 
+METRICS: dict[TaskKind, tuple[Metric, ...]] = {
+    "classification": ("accuracy", "top5_accuracy", "f1"),
+    "regression": ("mse", "mae", "correlation", "cosine"),
+    "none": (),
+}
+
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
+WHOLE = INTEGERS | {"bool"}
+
+
+Shape = tuple[Dim, ...]
+
+
+class Form(StrEnum):
+    """What labels are to the answers of a model."""
+
+    CLASSES = "classes"
+    """A class number where the answers have a row of class scores."""
+    DISTRIBUTION = "distribution"
+    """One-hot, or probabilities that sum to one over the classes."""
+    INDEPENDENT = "independent"
+    """A yes or no for each answer."""
+    CHOICES = "choices"
+    """A class number where the model answers with one itself."""
+    VALUES = "values"
+    """Numbers to be met: a regression."""
 
 
 class MismatchError(ValueError):
@@ -73,14 +99,70 @@ def check_labels(signature: Signature, dataset: DatasetSpec, task: Task, labels:
     if task.kind == "none":
         return "none"
     output = judged_output(signature, task)
-    array = next(array for array in dataset.arrays if array.name == labels)
-    kind = task.kind or ("classification" if _looks_like_classes(output, array) else "regression")
+    array = label_array(output, dataset, labels)
+    kind = task.kind or ("classification" if _looks_like_classes(output, array, task) else "regression")
     same_shape = _fits(output.shape[1:], array.shape[1:])
     if kind == "regression" and not (same_shape or _one_value_each(output, array)):
         raise _no_fit(output, array)
     if kind == "classification" and not same_shape:  # of the same shape they are a score for each class
         _check_classes(output, array)
     return kind
+
+
+def label_array(output: TensorSpec, dataset: DatasetSpec, labels: str) -> ArraySpec:
+    """The labels as they are read: a column of them loses the axis that the output has not, or has for its classes."""
+    array = next(array for array in dataset.arrays if array.name == labels)
+    own, given = output.shape, array.shape
+    column = len(given) > 1 and given[-1] == 1
+    surplus = len(given) == len(own) + 1 or (len(given) == len(own) and own[-1] != 1)
+    return array.model_copy(update={"shape": given[:-1]}) if column and surplus else array
+
+
+def usual_class_axis(rank: int) -> int:
+    """Where classes stand as far as the rank tells: second in an image's four dims, else last."""
+    return 1 if rank >= 4 else rank - 1
+
+
+def class_axis(output: TensorSpec, labels: list[ArraySpec]) -> int | None:
+    """The last axis for scores a position, the second for scores a pixel; None where each answer decides for itself.
+
+    Labels that are class numbers tell which. Whole numbers are no scores.
+    """
+    shape, rank = output.shape, len(output.shape)
+    if rank < 2 or output.dtype not in FLOATS:
+        return None
+    axes = (_axis_by(output, array) for array in labels)
+    axis = next((axis for axis in axes if axis is not None), usual_class_axis(rank))
+    return None if shape[axis] == 1 else axis
+
+
+def label_form(kind: TaskKind, answers: Shape, labels: Shape, axis: int | None, *, whole: bool, one_each: bool) -> Form:
+    """`axis`: that of the classes. `whole`: the answers are integers. `one_each`: `ArraySpec.distribution`."""
+    if kind != "classification":
+        return Form.VALUES
+    if whole:
+        return Form.CHOICES
+    if axis is None or answers[axis] == 1:
+        return Form.INDEPENDENT
+    if _fits(answers[1:], labels[1:]):
+        return Form.DISTRIBUTION if one_each else Form.INDEPENDENT
+    return Form.CLASSES
+
+
+def class_count(output: TensorSpec, axis: int | None) -> int | None:
+    """None where there is no axis of classes, or its size is open."""
+    size = None if axis is None else output.shape[axis]
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def fitting_metrics(kind: TaskKind, classes: int | None) -> tuple[Metric, ...]:
+    """Those that measure such a task; top-5 accuracy says something from six classes on."""
+    return tuple(name for name in METRICS[kind] if name != "top5_accuracy" or (classes is not None and classes > 5))
+
+
+def unread_labels(step: str) -> str:
+    """Why a step that learns from labels cannot, where the task says that there are none."""
+    return f"{step} needs labels, and with task.kind 'none' they are not looked at: leave task.kind out, or the step"
 
 
 def check_teacher(model: Signature, teacher: Signature) -> None:
@@ -161,32 +243,32 @@ def _one_value_each(output: TensorSpec, labels: ArraySpec) -> bool:
     )
 
 
-def _looks_like_classes(output: TensorSpec, labels: ArraySpec) -> bool:
-    if labels.dtype not in INTEGERS | {"bool"}:
-        return False
-    yes_or_no = labels.dtype == "bool" or (labels.minimum, labels.maximum) in {(0, 0), (0, 1), (1, 1)}
-    return _classes(output, labels) is not None or (_fits(output.shape[1:], labels.shape[1:]) and yes_or_no)
+def _looks_like_classes(output: TensorSpec, labels: ArraySpec, task: Task) -> bool:
+    same_shape = _fits(output.shape[1:], labels.shape[1:])
+    if labels.dtype not in WHOLE:
+        return same_shape and labels.distribution and task.metric not in METRICS["regression"]
+    if output.dtype in WHOLE:
+        return same_shape
+    if same_shape or _classes(output, labels) == 1:
+        return labels.dtype == "bool" or (labels.minimum in {0, 1, IGNORED} and labels.maximum in {0, 1})
+    return _classes(output, labels) is not None
+
+
+def _axis_by(output: TensorSpec, labels: ArraySpec) -> int | None:
+    """The axis that is left when the labels are indices into it: the last one if it can be, else the second."""
+    shape = output.shape
+    fitting = (axis for axis in (len(shape) - 1, 1) if _fits((shape[:axis] + shape[axis + 1 :])[1:], labels.shape[1:]))
+    return next(fitting, None) if len(shape) > 1 else None
 
 
 def _classes(output: TensorSpec, labels: ArraySpec) -> int | str | None:
-    """Size of the class axis when the labels are indices into it ('?' where it is not known), else None.
-
-    The class axis is the last one for scores a position, or the second one for scores a pixel.
-    """
-    shape, rest = output.shape, labels.shape
-    if rest[1:] == (1,) and len(shape) == 2 and shape[1] != 1:
-        rest = rest[:1]  # a column of labels
-    if len(shape) != len(rest) + 1:
-        return None
-    for axis in (len(shape) - 1, 1):
-        if _fits((shape[:axis] + shape[axis + 1 :])[1:], rest[1:]):
-            size = shape[axis]
-            return size if isinstance(size, int) and size > 0 else "?"
-    return None
+    """Size of the class axis when the labels are indices into it ('?' where it is not known), else None."""
+    axis = _axis_by(output, labels)
+    return None if axis is None else class_count(output, axis) or "?"
 
 
 def _check_classes(output: TensorSpec, labels: ArraySpec) -> None:
-    if labels.dtype not in INTEGERS | {"bool"}:
+    if labels.dtype not in WHOLE:
         raise MismatchError("", f"class numbers are whole numbers; the labels {labels.name!r} hold {labels.dtype}")
     classes = _classes(output, labels)
     if classes is None:

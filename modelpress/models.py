@@ -39,6 +39,10 @@ class ArraySpec(Strict):
     shape: tuple[int, ...]
     minimum: int | None = None
     maximum: int | None = None
+    distribution: bool = Field(
+        False,
+        description="one-hot, or probabilities: never negative, and one in sum over the last axis (the second of four)",
+    )
 
 
 class DatasetSpec(Strict):

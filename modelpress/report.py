@@ -63,6 +63,9 @@ class Agreement(Strict):
     )
     cosine: float
     snr_db: float | None = Field(None, description="None: bit for bit the same")
+    r2: float | None = Field(
+        None, description="1 - squared error / variance of the original's answers; None where those do not vary"
+    )
     kl: float | None = Field(None, description="mean KL(original || result) of the softmax, nats")
     max_abs: float
 

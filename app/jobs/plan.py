@@ -7,16 +7,23 @@ from uuid import UUID
 from app.jobs.schemas import JobRequest, Plan, Prediction, StepPlan, Use
 from app.problems import FieldError, Invalid
 from modelpress.jobs import Task, TaskKind
-from modelpress.matching import MismatchError, check_labels, check_teacher, judged_output, match
-from modelpress.models import DatasetSpec, ModelSpec, TensorSpec
+from modelpress.matching import (
+    MismatchError,
+    check_labels,
+    check_teacher,
+    class_axis,
+    class_count,
+    fitting_metrics,
+    judged_output,
+    label_array,
+    match,
+    unread_labels,
+)
+from modelpress.models import DatasetSpec, ModelSpec
 from modelpress.steps import Data, IllegalOrderError, check_order
 from modelpress.steps.distillation import Distillation
 
 USES: tuple[Use, ...] = ("train", "calibrate", "evaluate")
-METRICS: dict[TaskKind, frozenset[str]] = {
-    "classification": frozenset({"accuracy", "top5_accuracy", "f1"}),
-    "regression": frozenset({"mse", "mae", "correlation", "cosine"}),
-}
 BITS = {"half_precision": 16, "static_quantization": 8, "dynamic_quantization": 8}
 """Of a stored weight after a step; the others leave 32."""
 
@@ -56,6 +63,9 @@ def _order(request: JobRequest) -> Iterator[FieldError]:
 def _data_needed(request: JobRequest) -> Iterator[FieldError]:
     for index, step in enumerate(request.recipe):
         needs = step.data_needed()
+        if needs is Data.TRAIN and request.task.kind == "none":
+            yield FieldError(pointer="/task/kind", detail=unread_labels(step.step))
+            continue
         if needs is Data.NONE or _use(request, needs):
             continue
         send = {
@@ -110,7 +120,8 @@ def _fit(request: JobRequest, material: Material) -> tuple[Task, list[FieldError
     used = next((use for use in ("evaluate", "train", "calibrate") if use in kinds), None)
     if used is not None:
         task = task.model_copy(update={"output": output.name, "kind": kinds[used], "label": labels[used]})
-    return task, [*errors, *_metrics(request, task, output)]
+    given = [label_array(output, material.data[use], name) for use, name in labels.items()]
+    return task, [*errors, *_metrics(request, task, class_count(output, class_axis(output, given)))]
 
 
 def _who_needs_labels(request: JobRequest, use: Use) -> str | None:
@@ -132,13 +143,11 @@ def _no_labels(use: Use, needed_by: str, task: Task, dataset: DatasetSpec) -> Fi
     return FieldError(pointer=f"/data/{use}", detail=detail)
 
 
-def _metrics(request: JobRequest, task: Task, output: TensorSpec) -> Iterator[FieldError]:
+def _metrics(request: JobRequest, task: Task, classes: int | None) -> Iterator[FieldError]:
     drop = request.targets.max_drop
-    known = METRICS.get(task.kind or "none")
-    if known is not None and output.shape and isinstance(size := output.shape[-1], int) and size <= 5:
-        known -= {"top5_accuracy"}  # always 1
+    known = fitting_metrics(task.kind or "none", classes)
     for pointer, metric in (("/task/metric", task.metric), ("/targets/max_drop/metric", drop and drop.metric)):
-        if known is not None and metric is not None and metric not in known:
+        if known and metric is not None and metric not in known:
             detail = f"{metric} does not measure {task.kind}; there are: {', '.join(sorted(known))}"
             yield FieldError(pointer=pointer, detail=detail)
 

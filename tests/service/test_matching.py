@@ -3,7 +3,16 @@
 import pytest
 
 from modelpress.jobs import Task
-from modelpress.matching import Matched, MismatchError, check_labels, check_teacher, match
+from modelpress.matching import (
+    Matched,
+    MismatchError,
+    check_labels,
+    check_teacher,
+    class_axis,
+    class_count,
+    fitting_metrics,
+    match,
+)
 from modelpress.models import ArraySpec, Dim, Signature, TensorSpec
 from tests.service.examples import IMAGES, LABELLED, SCORES, array, dataset, labels
 
@@ -15,6 +24,9 @@ TEXT = Signature(
     ),
     outputs=(SCORES,),
 )
+
+
+ONE_HOT = ArraySpec(name="y", dtype="float32", shape=(100, 4), distribution=True)
 
 
 def signature(*shape: Dim, dtype: str = "float32", output: tuple[Dim, ...] = ("N", 10)) -> Signature:
@@ -108,10 +120,31 @@ def test_an_output_that_does_not_exist(output: int | str) -> None:
         (("N",), array("y", "float32", (100, 1)), "regression"),
         (("N", 10), array("y", "float32", (100, 10)), "regression"),
         (("N", 4), array("y", "float32", (100, 4)), "regression"),
+        (("N", 4), ONE_HOT, "classification"),
+        (("N", 1), array("y", "int64", (100,), minimum=18, maximum=79), "regression"),
+        (("N",), array("y", "int64", (100,), minimum=18, maximum=79), "regression"),
     ],
 )
 def test_the_kind_is_inferred_from_labels_and_output(output: tuple[Dim, ...], given: ArraySpec, kind: str) -> None:
     assert check_labels(signature("N", 4, output=output), dataset(given), Task(), "y") == kind
+
+
+def test_a_metric_of_regression_says_that_a_distribution_is_to_be_met() -> None:
+    assert check_labels(signature("N", 4, output=("N", 4)), dataset(ONE_HOT), Task(metric="mse"), "y") == "regression"
+
+
+def test_an_output_of_class_numbers_is_a_classification() -> None:
+    output = TensorSpec(name="cls", dtype="int64", shape=("N",))
+    numbers = Signature(inputs=signature("N", 4).inputs, outputs=(output,))
+    assert check_labels(numbers, dataset(labels("y", 700)), Task(), "y") == "classification"
+    assert class_axis(output, [labels("y", 700)]) is None
+
+
+def test_top_5_is_of_the_axis_that_holds_the_classes() -> None:
+    pixels = TensorSpec(name="y", dtype="float32", shape=("N", 21, 4, 4))
+    axis = class_axis(pixels, [array("y", "uint8", (100, 4, 4), minimum=0, maximum=20)])
+    assert "top5_accuracy" in fitting_metrics("classification", class_count(pixels, axis))
+    assert "top5_accuracy" not in fitting_metrics("classification", 4)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ import torch
 from modelpress.models import ModelSpec
 from modelpress.report import LayerReport, Report, StepReport
 from modelpress.run import Compress, Event, ResultFile, RunResult
+from modelpress.steps import Data
 from workers.engine.context import Batches
 from workers.engine.errors import InvalidModelError, UnusableResultError
 from workers.engine.inspection import differences, signature
 from workers.engine.measuring.environment import environment
-from workers.engine.measuring.figures import Conditions, Figures, Subject, measure
+from workers.engine.measuring.figures import Conditions, Figures, Source, Subject, measure
 from workers.engine.measuring.layers import layer_table
 from workers.engine.measuring.verdict import Answers, Evidence, judge
 from workers.engine.preparation import prepare
@@ -99,7 +100,14 @@ def _answers(conditions: Conditions) -> Answers:
     task = conditions.task
     if not conditions.signature.outputs[task.output].dtype.startswith(("float", "bfloat")):
         return "choices"
-    return "scores" if task.class_axis is not None else "values"
+    return "scores" if task.decides else "values"
+
+
+def _seen_in_training(spec: Compress, source: Source) -> bool:
+    train, evaluate = spec.data.train, spec.data.evaluate
+    trained = any(step.data_needed() in (Data.UNLABELLED, Data.TRAIN) for step in spec.request.recipe)
+    same = train is not None and evaluate is not None and train.path == evaluate.path
+    return trained and (source == "train" or (source == "evaluate" and same))
 
 
 def _report(spec: Compress, made: Made, figures: Figures, reporter: Reporter) -> Report:
@@ -122,6 +130,11 @@ def _report(spec: Compress, made: Made, figures: Figures, reporter: Reporter) ->
     )
     if figures.source == "synthetic":
         reporter.warn("there was no data: agreement was measured on made-up inputs, which says little about real ones")
+    if _seen_in_training(spec, figures.source):
+        reporter.warn(
+            f"{'quality' if comparison.quality else 'agreement'} was measured on the examples that a step trained on, "
+            "which flatters the result: send others as data.evaluate"
+        )
     for output in comparison.silent:
         reporter.warn(f"the output {output!r} could not be compared: the original answers NaN or nothing there")
     return Report(

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum, auto
-
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that all of PyTorch's users know)
 from torch import Tensor
 
+from modelpress.matching import IGNORED, Form, label_form
 from workers.engine.errors import InvalidDataError
 from workers.engine.losses import Scores, as_rows, logits, scores_of
-
-IGNORED = -100
-"""A class index that counts for nothing, such as padding: PyTorch's own convention."""
-
-
-class Form(Enum):
-    CLASSES = auto()
-    """A class index where the answers have a row of class scores."""
-    DISTRIBUTION = auto()
-    """One-hot, or probabilities that sum to one over the classes."""
-    INDEPENDENT = auto()
-    """A yes or no for each answer."""
-    VALUES = auto()
-    """Numbers to be met: a regression."""
 
 
 class Target:
@@ -38,15 +23,10 @@ class Target:
             return
         rows = as_rows(answers, self.axis)
         self.scores = scores_of(rows)
-        if rows.shape[-1] == 1 and labels.numel() == answers.numel():
-            self.form = Form.INDEPENDENT
-        elif labels.shape == answers.shape:
-            sums = as_rows(labels, self.axis).sum(-1, dtype=torch.float32)
-            one_each = torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
-            self.form = Form.DISTRIBUTION if one_each else Form.INDEPENDENT
-        elif labels.shape == rows.shape[:-1]:
-            self.form = Form.CLASSES
-        else:
+        one_each = labels.shape == answers.shape and _sums_to_one(as_rows(labels, self.axis))
+        shapes = tuple(answers.shape), tuple(labels.shape)
+        self.form = label_form("classification", *shapes, self.axis, whole=False, one_each=one_each)
+        if self.form is Form.CLASSES and labels.shape != rows.shape[:-1]:
             raise InvalidDataError(
                 f"the labels of {len(answers)} examples have shape {tuple(labels.shape)}, but the model answers "
                 f"{tuple(answers.shape)}: send a class index for each row of class scores, or a value for each score"
@@ -59,7 +39,9 @@ class Target:
             return F.mse_loss(answers, labels)
         student = logits(answers, self.scores)
         if self.form is Form.INDEPENDENT:
-            return F.binary_cross_entropy_with_logits(student, labels)
+            counted = labels != IGNORED
+            losses = F.binary_cross_entropy_with_logits(student, labels, counted.to(student.dtype), reduction="sum")
+            return losses / counted.sum().clamp_min(1)
         labels = labels.movedim(-1, 1) if self.form is Form.DISTRIBUTION else labels
         return F.cross_entropy(student.movedim(-1, 1), labels, ignore_index=IGNORED)
 
@@ -70,13 +52,11 @@ class Target:
             return {"mae": float((answers - labels).abs().mean())}
         if self.form is Form.INDEPENDENT:
             right = (logits(answers, self.scores) > 0) == (labels > 0.5)
-            return {"accuracy": float(right.float().mean())}
+            return {"accuracy": _share(right, labels != IGNORED)}
         chosen = answers.argmax(-1)
         if self.form is Form.DISTRIBUTION:
             return {"accuracy": float((chosen == labels.argmax(-1)).float().mean())}
-        counted = labels != IGNORED
-        right = (chosen == labels) & counted
-        return {"accuracy": float(right.sum() / counted.sum().clamp_min(1))}
+        return {"accuracy": _share(chosen == labels, labels != IGNORED)}
 
     def _fitted(self, answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of answers, and the labels as rows too, or as the number of a class for each row."""
@@ -96,3 +76,13 @@ class Target:
                 f"are whole numbers from 0 to {classes - 1} ({IGNORED} for what does not count)"
             )
         return rows, indices
+
+
+def _sums_to_one(rows: Tensor) -> bool:
+    sums = rows.sum(-1, dtype=torch.float32)
+    return torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
+
+
+def _share(right: Tensor, counted: Tensor) -> float:
+    """Of those that count, how many are right."""
+    return float((right & counted).sum() / counted.sum().clamp_min(1))

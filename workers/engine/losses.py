@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that all of PyTorch's users know)
 from torch import Tensor
 
-IGNORED = -100
-"""A label that counts for nothing, such as padding: PyTorch's own convention."""
 _TINY = 1e-7
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modelpress.matching import MismatchError, check_teacher
+from modelpress.matching import WHOLE, Form, MismatchError, check_teacher, label_form, unread_labels
+from modelpress.models import Signature
 from modelpress.run import Compress
 from modelpress.steps import Data
 from workers.engine.context import Batches, Context
-from workers.engine.data import SyntheticBatches
-from workers.engine.errors import InvalidModelError
+from workers.engine.data import DatasetBatches, SyntheticBatches
+from workers.engine.errors import InvalidDataError, InvalidModelError
 from workers.engine.graph import Graph
 from workers.engine.inspection import Checked, check_reading, signature
 from workers.engine.job_data import JobBatches
@@ -25,7 +26,7 @@ from workers.engine.readers import read_model
 from workers.engine.reporter import Reporter
 from workers.engine.runtime import open_session
 from workers.engine.shapes import FREE_SIZES
-from workers.engine.task import resolve_device, resolve_runtime, resolve_task
+from workers.engine.task import ResolvedTask, resolve_device, resolve_runtime, resolve_task
 from workers.engine.writers.onnx import write_onnx
 
 REWRITTEN = "original.onnx"
@@ -58,12 +59,12 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
     task = resolve_task(names, request.task, inputs.labelled)
     if task.note:
         reporter.warn(task.note)
-    if request.task.metric is not None and task.kind != "none":
-        choose_metrics(task.kind, request.task.metric, task.classes)  # refuses now what would be refused after training
+    _check(spec, task, inputs)
     data: dict[str, Batches] = dict(inputs.by_use)
     conditions = Conditions(
         signature=names,
         task=task,
+        form=_form(names, task, inputs.by_use.get("evaluate")),
         metric=request.task.metric,
         threads=spec.limits.threads,
         runtime=resolve_runtime(request.runtime, device),
@@ -93,6 +94,30 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
         metric=reporter.metric,
     )
     return Prepared(original, file, checked, data, conditions, context)
+
+
+def _check(spec: Compress, task: ResolvedTask, inputs: JobBatches) -> None:
+    """Refuse now what would be refused after training."""
+    request, drop = spec.request, spec.request.targets.max_drop
+    if request.task.kind == "none":
+        for step in request.recipe:
+            if step.data_needed() == Data.TRAIN:
+                raise InvalidDataError(unread_labels(step.step))
+    if task.kind != "none":
+        for metric in (request.task.metric, drop.metric if drop is not None else None):
+            choose_metrics(task.kind, metric, task.classes)
+    if task.kind == "classification":
+        for batches in inputs.by_use.values():
+            batches.check_classes()
+
+
+def _form(names: Signature, task: ResolvedTask, batches: DatasetBatches | None) -> Form | None:
+    """What the labels for evaluation are; None where there are none."""
+    if batches is None or batches.label_spec is None or task.kind == "none":
+        return None
+    output, labels = names.outputs[task.output], batches.label_spec
+    whole = output.dtype in WHOLE
+    return label_form(task.kind, output.shape, labels.shape, task.class_axis, whole=whole, one_each=labels.distribution)
 
 
 def _read_original(spec: Compress, run_dir: Path, reporter: Reporter) -> tuple[Graph, Path]:

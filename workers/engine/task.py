@@ -8,8 +8,16 @@ from dataclasses import dataclass
 import torch
 
 from modelpress.jobs import Runtime, Task, TaskKind
-from modelpress.matching import MismatchError, check_labels, judged_output
-from modelpress.models import DatasetSpec, Dim, Signature, TensorSpec
+from modelpress.matching import (
+    FLOATS,
+    MismatchError,
+    check_labels,
+    class_axis,
+    class_count,
+    judged_output,
+    label_array,
+)
+from modelpress.models import DatasetSpec, Signature, TensorSpec
 from workers.engine.errors import InvalidDataError
 from workers.engine.measuring.environment import own_runtime
 
@@ -25,6 +33,8 @@ class ResolvedTask:
     class_axis: int | None
     """Axis of the judged output that holds the class scores; None where there are none."""
     classes: int | None
+    decides: bool = False
+    """Whether the judged output holds scores, from which classes are chosen."""
     note: str | None = None
 
 
@@ -50,10 +60,10 @@ def resolve_task(signature: Signature, task: Task, labelled: list[tuple[str, Dat
         note = f"the output {output.name!r} is taken for class scores, by its name and shape; task.kind says otherwise"
     else:
         kind = "none"
-    axis = _class_axis(output, labelled) if kind == "classification" else None
-    size = output.shape[axis] if axis is not None else None
-    classes = size if isinstance(size, int) and size > 0 else None
-    return ResolvedTask(kind, signature.outputs.index(output), axis, classes, note)
+    labels = [label_array(output, spec, name) for name, spec in labelled]
+    axis = class_axis(output, labels) if kind == "classification" else None
+    decides = kind == "classification" and output.dtype in FLOATS
+    return ResolvedTask(kind, signature.outputs.index(output), axis, class_count(output, axis), decides, note)
 
 
 def resolve_runtime(runtime: Runtime, device: torch.device) -> Runtime:
@@ -72,28 +82,4 @@ def _looks_like_scores(output: TensorSpec) -> bool:
     fixed = output.shape[-1] if len(output.shape) == 2 else None
     return (
         output.dtype.startswith("float") and isinstance(fixed, int) and fixed >= 2 and bool(SCORES.search(output.name))
-    )
-
-
-def _class_axis(output: TensorSpec, labelled: list[tuple[str, DatasetSpec]]) -> int | None:
-    """The last axis for scores a position, the second for scores a pixel; None for one score that decides.
-
-    Labels that are class numbers tell which; without such, four dims are those of images.
-    """
-    rank = len(output.shape)
-    if rank < 2:
-        return None
-    axis = 1 if rank >= 4 else rank - 1
-    for name, spec in labelled:
-        positions = next(array for array in spec.arrays if array.name == name).shape[1:]
-        fitting = [own for own in (rank - 1, 1) if _fits(output.shape[1:own] + output.shape[own + 1 :], positions)]
-        if fitting:
-            axis = fitting[0]
-            break
-    return None if output.shape[axis] == 1 else axis
-
-
-def _fits(declared: tuple[Dim, ...], found: tuple[Dim, ...]) -> bool:
-    return len(declared) == len(found) and all(
-        not isinstance(a, int) or a < 0 or a == b for a, b in zip(declared, found, strict=True)
     )

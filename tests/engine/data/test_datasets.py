@@ -121,3 +121,9 @@ def test_unusable_columns_are_refused_by_name(tmp_path, columns, sentence):
     pq.write_table(pa.table(columns), tmp_path / "data.parquet")
     with pytest.raises(InvalidDataError, match=sentence):
         read_dataset(tmp_path / "data.parquet", tmp_path)
+
+
+def test_one_hot_arrays_and_probabilities_are_told(tmp_path):
+    np.savez(tmp_path / "a.npz", hot=np.eye(4)[Y], soft=np.full((6, 4), 0.25, np.float32), yes=np.ones((6, 4)), x=X)
+    told = {array.name for array in read_dataset(tmp_path / "a.npz", tmp_path).spec.arrays if array.distribution}
+    assert told == {"hot", "soft"}

@@ -138,3 +138,11 @@ def samples(tmp_path_factory):
         pq.write_table(pa.table({"x": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 4), "y": y}), table)
         SAMPLES.extend([stream.getvalue(), save({"x": x, "y": y}), table.getvalue()])
     return SAMPLES
+
+
+def test_a_column_that_run_lengths_blow_up_is_refused_before_it_unfolds(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"x": pa.array(np.zeros(12_000_000))}), tmp_path / "x", compression="zstd")
+    refused(tmp_path / "x", "more than is allowed")

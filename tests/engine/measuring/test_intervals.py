@@ -5,9 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelpress.matching import METRICS as KNOWN
+from modelpress.matching import Form
 from workers.engine.measuring.latency import median_interval
-from workers.engine.measuring.metrics import CLASSIFICATION, REGRESSION
+from workers.engine.measuring.metrics import METRICS
 from workers.engine.measuring.quality import change_interval, paired_proportions
+from workers.engine.measuring.reading import Reading
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(0.02, 0.01), (0.0, 0.0), (0.1, 0.0)])
@@ -50,7 +53,7 @@ def test_coverage_of_the_median():
         assert 0.945 <= held <= 0.99
 
 
-@pytest.mark.parametrize("metric", [*REGRESSION.values()], ids=lambda m: m.name)
+@pytest.mark.parametrize("metric", [METRICS[name] for name in KNOWN["regression"]], ids=lambda m: m.name)
 def test_coverage_of_the_bootstrap(metric):
     generator = np.random.default_rng(2)
 
@@ -58,7 +61,7 @@ def test_coverage_of_the_bootstrap(metric):
         labels = generator.normal(size=(n, 4))
         before = labels + 0.5 * generator.normal(size=labels.shape)
         after = before + 0.3 * generator.normal(size=labels.shape)
-        return metric.statistics(before, labels), metric.statistics(after, labels)
+        return tuple(metric.statistics(Reading(Form.VALUES)(answers, labels)) for answers in (before, after))
 
     many = answers(200_000)
     truth = metric.value(many[1]) - metric.value(many[0])
@@ -71,9 +74,9 @@ def test_coverage_of_the_bootstrap(metric):
 
 def test_f1_has_an_interval_around_its_change():
     generator = np.random.default_rng(3)
-    metric = CLASSIFICATION["f1"]
+    metric = METRICS["f1"]
     labels = generator.integers(0, 5, 400)
     good, bad = np.eye(5)[labels], np.eye(5)[np.where(generator.random(400) < 0.2, (labels + 1) % 5, labels)]
-    before, after = metric.statistics(good, labels), metric.statistics(bad, labels)
+    before, after = (metric.statistics(Reading(Form.CLASSES, 1)(scores, labels)) for scores in (good, bad))
     low, high = change_interval(metric, before, after, 0)
     assert low < metric.value(after) - metric.value(before) < high < 0

@@ -25,8 +25,8 @@ def quality(original, result, spread=0.002, metric="accuracy", n=10_000):
     )
 
 
-def agreement(top1=1.0, cosine=1.0):
-    return Agreement(output="y", n=500, top1=top1, cosine=cosine, snr_db=30, kl=0.0, max_abs=0.1)
+def agreement(top1=1.0, cosine=1.0, r2=None):
+    return Agreement(output="y", n=500, top1=top1, cosine=cosine, snr_db=30, r2=r2, kl=0.0, max_abs=0.1)
 
 
 GOOD = Evidence(
@@ -56,6 +56,8 @@ def test_a_good_result():
         ({"broken": 3}, "NaN, infinity or another shape for 3 example"),
         ({"quality": None, "agreement": agreement(top1=0.9)}, "as the original does for only 90.0%"),
         ({"quality": None, "agreement": agreement(cosine=0.97)}, "mean cosine 0.9700"),
+        ({"quality": None, "answers": "values", "agreement": agreement(r2=0.4)}, "squared error 0.6 of their variance"),
+        ({"quality": None, "answers": "values", "made_up": True, "agreement": agreement(r2=0.4)}, "made-up inputs"),
         ({"quality": None, "answers": "choices", "made_up": True, "agreement": agreement(top1=0.9)}, "for only 90.0%"),
         ({"quality": None, "made_up": True, "agreement": agreement(top1=0.9, cosine=0.5)}, "made-up inputs"),
     ],
@@ -138,6 +140,25 @@ def test_the_allowed_drop_replaces_the_default_bound():
     wide, narrow = Targets(max_drop=MaxDrop(absolute=0.2)), Targets(max_drop=MaxDrop(absolute=0.001))
     assert judge(replace(GOOD, quality=quality(0.92, 0.8)), wide).verdict == Verdict.PASSED
     assert judge(replace(GOOD, quality=quality(0.92, 0.915)), narrow).verdict == Verdict.DEGRADED
+
+
+def test_a_target_of_a_metric_that_was_not_measured_leaves_the_default_bound():
+    targets = Targets(max_drop=MaxDrop(metric="mse", absolute=0.01))
+    judgement = judge(replace(GOOD, quality=quality(0.92, 0.5)), targets)
+    assert judgement.verdict == Verdict.DEGRADED
+    assert judgement.targets[0].measured is None
+
+
+def test_so_few_examples_decide_nothing():
+    one = quality(0.01, 0.05, spread=0.0, metric="mse", n=1)
+    judgement = judge(replace(GOOD, quality=one), NONE)
+    assert judgement.verdict == Verdict.PASSED
+    assert "may be chance" in judgement.reasons[0]
+    assert judge(replace(GOOD, quality=replace_n(one, 20)), NONE).verdict == Verdict.DEGRADED
+
+
+def replace_n(found, n):
+    return found.model_copy(update={"n": n})
 
 
 def test_a_drop_that_cannot_be_measured_is_not_met():

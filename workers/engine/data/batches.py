@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modelpress.jobs import Task
-from modelpress.matching import MismatchError, match
-from modelpress.models import Signature, TensorSpec
+from modelpress.matching import IGNORED, MismatchError, judged_output, label_array, match
+from modelpress.models import ArraySpec, Signature, TensorSpec
 from workers.engine.data.dataset import Dataset
 from workers.engine.dtypes import TORCH_OF_WORD
 from workers.engine.errors import InvalidDataError
@@ -38,8 +38,13 @@ class DatasetBatches:
         self._inputs = [
             (dataset.arrays[matched.inputs[spec.name]], TORCH_OF_WORD[spec.dtype]) for spec in signature.inputs
         ]
-        self._labels = None if matched.labels is None or task.kind == "none" else dataset.arrays[matched.labels]
-        self.label = matched.labels if self._labels is not None else None
+        self.label = None if task.kind == "none" else matched.labels
+        self.label_spec: ArraySpec | None = None
+        """The labels as they are read, which is without the axis of a column."""
+        self._labels: NDArray | None = None
+        if self.label is not None:
+            self.label_spec = label_array(judged_output(signature, task), dataset.spec, self.label)
+            self._labels = dataset.arrays[self.label].reshape(self.label_spec.shape)
         self.examples = dataset.spec.examples
 
     @property
@@ -49,7 +54,21 @@ class DatasetBatches:
     def take(self, indices: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
         rows = indices.numpy()
         inputs = tuple(_tensor(array, rows).to(dtype) for array, dtype in self._inputs)
-        return inputs, None if self._labels is None else _tensor(self._labels, rows)
+        if self._labels is None:
+            return inputs, None
+        labels = self._labels[rows]
+        # PyTorch knows hardly any arithmetic on unsigned integers wider than a byte
+        return inputs, torch.from_numpy(labels if labels.dtype.kind == "f" else labels.astype(np.int64))
+
+    def check_classes(self) -> None:
+        """Raises InvalidDataError for negative class numbers: of those, only one is known to count for nothing."""
+        if self._labels is None or self.label_spec is None or (self.label_spec.minimum or 0) >= 0:
+            return
+        wrong = self._labels[(self._labels < 0) & (self._labels != IGNORED)]
+        if wrong.size:
+            raise InvalidDataError(
+                f"the labels {self.label!r} hold {wrong[0]}; classes are counted from 0, and {IGNORED} is left out"
+            )
 
 
 class SyntheticBatches:

@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from modelpress.matching import usual_class_axis
 from modelpress.models import ArraySpec, DatasetSpec
 from workers.engine.errors import InvalidDataError
 
 Arrays = dict[str, NDArray]
 
 MAX_ARRAYS = 256
+MAX_BYTES = 64 << 30
+"""Of all arrays together, unpacked."""
+MAX_FACTOR = 1100
+"""Of the file's size. Deflate cannot do more than 1032 to 1, so that a larger promise is a lie; no real data does."""
 MAX_NAME = 255
 KINDS = "biuf"
 """Booleans, integers, floats. The rest (objects, strings, dates, complex numbers) no model input takes."""
@@ -117,7 +122,21 @@ def _describe(name: str, array: NDArray) -> ArraySpec:
             smallest, largest = int(part.min()), int(part.max())
             low = smallest if low is None else min(low, smallest)
             high = largest if high is None else max(high, largest)
-    return ArraySpec(name=name, dtype=array.dtype.name, shape=array.shape, minimum=low, maximum=high)
+    return ArraySpec(
+        name=name,
+        dtype=array.dtype.name,
+        shape=array.shape,
+        minimum=low,
+        maximum=high,
+        distribution=_is_distribution(array),
+    )
+
+
+def _is_distribution(array: NDArray) -> bool:
+    """Whether it is one-hot, or probabilities, over the axis where classes stand."""
+    if array.ndim < 2 or array.shape[axis := usual_class_axis(array.ndim)] < 2:
+        return False
+    return all((part >= 0).all() and np.allclose(part.sum(axis, np.float64), 1, atol=1e-3) for part in _parts(array))
 
 
 def _parts(array: NDArray) -> list[NDArray]:

@@ -11,13 +11,9 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.engine.data.dataset import MAX_ARRAYS, Arrays
+from workers.engine.data.dataset import MAX_ARRAYS, MAX_BYTES, MAX_FACTOR, Arrays
 from workers.engine.errors import InvalidDataError
 
-MAX_BYTES = 64 << 30
-"""Of all arrays together, unpacked."""
-MAX_FACTOR = 1100
-"""Deflate cannot do more than 1032 to 1, so that a larger promise is a lie."""
 IN_MEMORY = 16 << 20
 """Larger arrays that are compressed unfold into a scratch file, so that the system may page them out."""
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}

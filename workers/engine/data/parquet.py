@@ -9,25 +9,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from workers.engine.data.dataset import MAX_ARRAYS, Arrays
+from workers.engine.data.dataset import MAX_ARRAYS, MAX_BYTES, MAX_FACTOR, Arrays
 from workers.engine.errors import InvalidDataError
 
-MAX_VALUES = 8 << 30
-"""Of all columns together: run lengths promise a great many in a small file."""
+WIDTH = 8
+"""Bytes of a value, at most."""
+ALWAYS_ALLOWED = 64 << 20
+"""Bytes that any file may unfold to: a constant column is small, and harmless up to here."""
 
 
 def read_parquet(path: Path, scratch: Path) -> Arrays:  # noqa: ARG001 (nothing unfolds: all formats read alike)
     """Raises InvalidDataError for nulls, texts, lists of unequal length and damage."""
     try:
         with pq.ParquetFile(path) as file:
-            _check(file)
+            _check(file, path.stat().st_size)
             names = file.schema_arrow.names
             return {name: _column(name, file.read([name], use_threads=False).column(0)) for name in names}
     except (pa.ArrowException, OSError) as error:
         raise InvalidDataError(f"the .parquet file cannot be read: {error}") from error
 
 
-def _check(file: pq.ParquetFile) -> None:
+def _check(file: pq.ParquetFile, size: int) -> None:
     names = file.schema_arrow.names
     if len(names) > MAX_ARRAYS:
         raise InvalidDataError(f"the .parquet file has {len(names)} columns; at most {MAX_ARRAYS} are allowed")
@@ -35,8 +37,10 @@ def _check(file: pq.ParquetFile) -> None:
         raise InvalidDataError("the .parquet file has two columns of one name")
     groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
     values = sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
-    if values > MAX_VALUES:
-        raise InvalidDataError(f"the .parquet file promises {values} values, more than is allowed: use fewer examples")
+    if values * WIDTH > min(MAX_BYTES, max(ALWAYS_ALLOWED, size * MAX_FACTOR)):
+        raise InvalidDataError(
+            f"the .parquet file of {size} bytes promises {values} values, more than is allowed: use fewer examples"
+        )
 
 
 def _column(name: str, column: pa.ChunkedArray) -> NDArray:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from modelpress.report import Agreement, Quality
 from workers.engine.context import Batches
@@ -17,6 +19,8 @@ from workers.engine.runtime import Session, arrays
 BATCH = 256
 VALUES = 2 << 20
 """Of the inputs of one batch, so that memory stays constant however large an example is."""
+PROBED = 256
+"""Examples by whose answers logits and probabilities are told apart."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,13 @@ def compare(
         broken=max((meter.broken for meter in meters), default=0),
         silent=tuple(meter.output for meter, found in zip(meters, agreements, strict=True) if found is None),
     )
+
+
+def first_answers(session: Session, batches: Batches, output: int) -> NDArray:
+    """One output for some examples, by which it is told what its numbers are."""
+    size, examples = batch_size(batches), min(batches.examples, PROBED)
+    rows = (torch.arange(start, min(start + size, examples)) for start in range(0, examples, size))
+    return np.concatenate([session.run_all(arrays(batches.take(part)[0]))[output] for part in rows])
 
 
 def batch_size(batches: Batches) -> int:

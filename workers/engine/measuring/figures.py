@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,15 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from modelpress.jobs import Metric, Runtime
+from modelpress.matching import Form
 from modelpress.models import ModelStats, Signature
 from modelpress.report import Latency, Size
 from workers.engine.context import Batches
 from workers.engine.data import SyntheticBatches
 from workers.engine.measuring.agreement import AgreementMeter
-from workers.engine.measuring.comparison import Comparison, compare
+from workers.engine.measuring.comparison import Comparison, compare, first_answers
 from workers.engine.measuring.latency import measure_latency
 from workers.engine.measuring.memory import measure_memory
 from workers.engine.measuring.quality import QualityMeter, choose_metrics
+from workers.engine.measuring.reading import Reading, kind_of_scores
 from workers.engine.measuring.size import measure_size
 from workers.engine.runtime import Session, arrays, open_session
 from workers.engine.task import ResolvedTask
@@ -48,6 +50,8 @@ class Conditions:
 
     signature: Signature
     task: ResolvedTask
+    form: Form | None
+    """Of the labels for evaluation; None where there are none."""
     metric: Metric | None
     threads: int
     runtime: Runtime
@@ -97,14 +101,18 @@ def _agreement_data(data: dict[str, Batches], conditions: Conditions) -> tuple[S
 
 def _compare(sessions: tuple[Session, Session], source: Source, batches: Batches, conditions: Conditions) -> Comparison:
     task, judged = conditions.task, source == "evaluate"
-    meters = [
-        AgreementMeter(output.name, classes=task.class_axis if index == task.output else None)
-        for index, output in enumerate(conditions.signature.outputs)
-    ]
+    meters = [AgreementMeter(output.name) for output in conditions.signature.outputs]
+    reading = Reading(conditions.form or Form.VALUES, task.class_axis)
+    if task.decides:
+        scores = kind_of_scores(first_answers(sessions[0], batches, task.output), task.class_axis)
+        reading = replace(reading, scores=scores)
+        axis = None if conditions.form is Form.INDEPENDENT else task.class_axis
+        name = conditions.signature.outputs[task.output].name
+        meters[task.output] = AgreementMeter(name, classes=axis, scores=scores)
     quality = None
-    if judged and batches.labelled and task.kind != "none":
+    if judged and conditions.form is not None:
         metrics = choose_metrics(task.kind, conditions.metric, task.classes)
-        quality = task.output, QualityMeter(metrics, conditions.seed)
+        quality = task.output, QualityMeter(metrics, reading, conditions.seed)
     examples = batches.examples if judged else min(batches.examples, ENOUGH_TO_AGREE)
     return compare(*sessions, batches, meters=meters, quality=quality, examples=examples, deadline=conditions.deadline)
 

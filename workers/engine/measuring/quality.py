@@ -7,53 +7,56 @@ from numpy.typing import NDArray
 
 from modelpress.jobs import Metric as Name
 from modelpress.jobs import TaskKind
+from modelpress.matching import fitting_metrics
 from modelpress.report import Quality
 from workers.engine.errors import InvalidDataError
-from workers.engine.measuring.metrics import CLASSIFICATION, REGRESSION, Metric
+from workers.engine.measuring.metrics import METRICS, Metric, Share
+from workers.engine.measuring.reading import Reading
 
+NOTHING: NDArray = np.zeros(0)
 RESAMPLES = 1000
 Z = 1.959964
 """97.5 % point of the normal distribution."""
 
 
 class QualityMeter:
-    """Keeps some numbers an example and metric, never the outputs."""
+    """Keeps some numbers an example of the metric that is judged, sums of the others, and never the outputs."""
 
-    def __init__(self, metrics: list[Metric], seed: int) -> None:
-        self.metrics = metrics
+    def __init__(self, metrics: list[Metric], reading: Reading, seed: int) -> None:
+        self.first, *self.others = metrics
+        self.reading = reading
         self._seed = seed
-        self._kept: dict[Name, tuple[list[NDArray], list[NDArray]]] = {metric.name: ([], []) for metric in metrics}
+        self._kept: tuple[list[NDArray], list[NDArray]] = ([], [])
+        self._sums: dict[Name, tuple[NDArray, NDArray]] = {other.name: (NOTHING, NOTHING) for other in self.others}
 
     def add(self, original: NDArray, result: NDArray, labels: NDArray) -> None:
         """Judged outputs and labels of the same examples."""
-        for metric in self.metrics:
-            before, after = self._kept[metric.name]
-            before.append(metric.statistics(original, labels))
-            after.append(metric.statistics(result, labels))
+        before, after = self.reading(original, labels), self.reading(result, labels)
+        for kept, judged in zip(self._kept, (before, after), strict=True):
+            kept.append(self.first.statistics(judged))
+        for other in self.others:
+            sums = self._sums[other.name]
+            self._sums[other.name] = _sum(sums[0], other.total(before)), _sum(sums[1], other.total(after))
 
     def result(self) -> Quality:
-        first, *others = self.metrics
-        before, after = self._statistics(first)
-        low, high = change_interval(first, before, after, self._seed)
-        was, now = first.value(before), first.value(after)
+        before, after = (_rows(kept) for kept in self._kept)
+        n = len(before)
+        low, high = change_interval(self.first, before, after, self._seed)
+        was, now = self.first.value(before), self.first.value(after)
         return Quality(
-            metric=first.name,
-            n=len(before),
+            metric=self.first.name,
+            n=n,
             original=was,
             result=now,
             change=now - was,
             low=low,
             high=high,
-            others={other.name: self._values(other) for other in others},
+            others={other.name: self._values(other, n) for other in self.others},
         )
 
-    def _statistics(self, metric: Metric) -> tuple[NDArray, NDArray]:
-        before, after = self._kept[metric.name]
-        return np.concatenate(before), np.concatenate(after)
-
-    def _values(self, metric: Metric) -> tuple[float, float]:
-        before, after = self._statistics(metric)
-        return metric.value(before), metric.value(after)
+    def _values(self, metric: Metric, n: int) -> tuple[float, float]:
+        before, after = self._sums[metric.name]
+        return metric.of(before / n), metric.of(after / n)
 
 
 def choose_metrics(kind: TaskKind, wanted: Name | None, classes: int | None) -> list[Metric]:
@@ -61,8 +64,7 @@ def choose_metrics(kind: TaskKind, wanted: Name | None, classes: int | None) -> 
 
     Raises InvalidDataError where the wanted metric does not.
     """
-    table = CLASSIFICATION if kind == "classification" else REGRESSION
-    names = [name for name in table if name != "top5_accuracy" or (classes is not None and classes > 5)]
+    names = list(fitting_metrics(kind, classes))
     if wanted is not None:
         if wanted not in names:
             raise InvalidDataError(
@@ -70,13 +72,14 @@ def choose_metrics(kind: TaskKind, wanted: Name | None, classes: int | None) -> 
             )
         names.remove(wanted)
         names.insert(0, wanted)
-    return [table[name] for name in names]
+    return [METRICS[name] for name in names]
 
 
 def change_interval(metric: Metric, before: NDArray, after: NDArray, seed: int) -> tuple[float, float]:
     """95 % interval of value(after) - value(before) over the same examples."""
-    if metric.name in ("accuracy", "top5_accuracy") and np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all():
-        return paired_proportions(before[:, 0], after[:, 0])
+    if isinstance(metric, Share) and (before[:, 1] <= 1).all():
+        counted = before[:, 1] == 1
+        return paired_proportions(before[counted, 0], after[counted, 0])
     generator = np.random.default_rng(seed)
     n = len(before)
     changes = []
@@ -99,3 +102,14 @@ def paired_proportions(before: NDArray, after: NDArray) -> tuple[float, float]:
     change = (gained - lost) / n
     error = Z * np.sqrt(gained + lost - (gained - lost) ** 2 / n) / n
     return max(-1.0, change - error), min(1.0, change + error)
+
+
+def _rows(kept: list[NDArray]) -> NDArray:
+    """One array of all examples: a batch in which the last classes do not occur counts none of them."""
+    width = max(part.shape[1] for part in kept)
+    return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in kept])
+
+
+def _sum(one: NDArray, other: NDArray) -> NDArray:
+    width = max(len(one), len(other))
+    return np.asarray(np.pad(one, (0, width - len(one))) + np.pad(other, (0, width - len(other))))

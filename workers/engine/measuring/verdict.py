@@ -7,7 +7,7 @@ from typing import Literal
 
 from modelpress.jobs import Metric, Targets
 from modelpress.report import Agreement, Latency, Quality, TargetOutcome, Verdict
-from workers.engine.measuring.metrics import CLASSIFICATION, REGRESSION
+from workers.engine.measuring.metrics import METRICS
 
 WORST_DROP = 0.01
 """Of accuracy, top-5 accuracy, F1, correlation or cosine, absolute; and only if the interval excludes no drop."""
@@ -16,8 +16,13 @@ WORST_RISE = 0.05
 LEAST_TOP1 = 0.98
 LEAST_COSINE = 0.99
 """Agreement counts where there are no labels, or no task."""
+LEAST_R2 = 0.95
+LEAST_R2_MADE_UP = 0.8
+"""Errors count against how far the original's answers are from their mean: a cosine sees neither size nor offset."""
 LEAST_COSINE_MADE_UP = 0.95
 """On made-up inputs, which are no likeness of real ones, agreement is only a hint."""
+FEWEST = 20
+"""Examples from which an interval is believed: those of fewer are too narrow, and that of one has no width."""
 NOISE = 0.03
 """A ratio of latencies nearer to 1 than this is no difference, however narrow its interval."""
 LEAST_SMALLER = 1.05
@@ -25,8 +30,6 @@ LEAST_SMALLER = 1.05
 
 Answers = Literal["scores", "choices", "values"]
 """Class scores; whole numbers, such as the class itself; any other numbers."""
-
-METRICS = {**CLASSIFICATION, **REGRESSION}
 
 
 @dataclass(frozen=True)
@@ -89,17 +92,17 @@ def _quality(evidence: Evidence, targets: Targets) -> list[str]:
     quality, drop = evidence.quality, targets.max_drop
     if quality is None:
         return []
-    if drop is not None:
-        measured = _drop(quality, drop.metric)
-        exceeded = measured is not None and measured > drop.absolute
-        return [f"{_change(quality)}: more than the {drop.absolute:g} allowed"] if exceeded else []
+    if drop is not None and (measured := _drop(quality, drop.metric)) is not None:
+        return [f"{_change(quality)}: more than the {drop.absolute:g} allowed"] if measured > drop.absolute else []
     return [_change(quality)] if _fell(quality) and _certain(quality) else []
 
 
 def _perhaps(evidence: Evidence, targets: Targets) -> list[str]:
     """What the labels are too few to decide."""
     quality = evidence.quality
-    if quality is None or targets.max_drop is not None or not _fell(quality) or _certain(quality):
+    if quality is None or not _fell(quality) or _certain(quality):
+        return []
+    if targets.max_drop is not None and _drop(quality, targets.max_drop.metric) is not None:
         return []
     return [f"{_change(quality)}: this may be chance, more labelled examples would tell"]
 
@@ -110,11 +113,11 @@ def _fell(quality: Quality) -> bool:
 
 
 def _certain(quality: Quality) -> bool:
-    return quality.high < 0 if METRICS[quality.metric].rises else quality.low > 0
+    return quality.n >= FEWEST and (quality.high < 0 if METRICS[quality.metric].rises else quality.low > 0)
 
 
 def _surely_better(quality: Quality) -> bool:
-    return quality.low > 0 if METRICS[quality.metric].rises else quality.high < 0
+    return quality.n >= FEWEST and (quality.low > 0 if METRICS[quality.metric].rises else quality.high < 0)
 
 
 def _change(quality: Quality) -> str:
@@ -134,11 +137,15 @@ def _agreement(evidence: Evidence) -> list[str]:
     telling = evidence.answers == "choices" or (evidence.answers == "scores" and not evidence.made_up)
     if telling and agreement.top1 is not None and agreement.top1 < LEAST_TOP1:
         return [f"the result answers as the original does for only {agreement.top1:.1%} of {where}"]
-    if evidence.answers != "choices" and agreement.cosine < (
-        LEAST_COSINE_MADE_UP if evidence.made_up else LEAST_COSINE
-    ):
-        return [f"the result's answers differ from the original's: mean cosine {agreement.cosine:.4f} over {where}"]
-    return []
+    if evidence.answers == "choices":
+        return []
+    if agreement.r2 is not None:
+        unlike = agreement.r2 < (LEAST_R2_MADE_UP if evidence.made_up else LEAST_R2)
+        said = f"squared error {1 - agreement.r2:.3g} of their variance"
+    else:
+        unlike = agreement.cosine < (LEAST_COSINE_MADE_UP if evidence.made_up else LEAST_COSINE)
+        said = f"mean cosine {agreement.cosine:.4f}"
+    return [f"the result's answers differ from the original's: {said} over {where}"] if unlike else []
 
 
 def _no_gain(evidence: Evidence) -> list[str]:
