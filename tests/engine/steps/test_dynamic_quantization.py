@@ -134,3 +134,10 @@ def test_zeros_of_pruning_survive(kind):
 def test_the_same_job_gives_the_same_bytes():
     first, second = (write_onnx(apply(net("lstm"), context_of("lstm"), STEP)) for _ in range(2))
     assert first == second
+
+
+def test_a_model_in_half_precision_is_refused_with_the_way_out():
+    graph = net("perceptron")
+    graph.module.half()
+    with pytest.raises(StepError, match="export the model in float32"):
+        apply(graph, context_of("perceptron"), STEP)
