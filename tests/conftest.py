@@ -1,6 +1,7 @@
 """Real servers for every test that asks for them: each worker has a database of its own, empty at each test's start."""
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import UUID
@@ -25,6 +26,10 @@ from tests.service_process import service
 for _name in list(os.environ):
     if _name.startswith("MODELPRESS_") or _name in {"DATABASE_URL", "REDIS_URL", "STORAGE_URL"}:
         del os.environ[_name]
+
+# a shell starts what runs in the background without SIGINT, and all its children; tests send it as Ctrl-C does
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 __all__ = ["service"]
 

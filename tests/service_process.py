@@ -3,7 +3,6 @@
 import os
 import re
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -69,7 +68,7 @@ def service(servers: dict[str, str], worker_id: str, tmp_path_factory: pytest.Te
     try:
         yield Service(address(process), key, home)
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(STOP_SECONDS)
         finally:

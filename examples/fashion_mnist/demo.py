@@ -6,7 +6,6 @@
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -71,12 +70,12 @@ def main() -> int:
             print(log.read_text(), file=sys.stderr)
         return code
     finally:
-        service.send_signal(signal.SIGINT)
+        service.terminate()
         try:
             service.wait(STOP_SECONDS)
         finally:
             service.kill()
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
