@@ -60,6 +60,9 @@ class Inbox:
         self._events.extendleft(reversed(news.events))
 
     def _take_line(self, line: bytes | bytearray) -> None:
+        if len(line) > LONGEST_LINE:
+            self.refused += 1
+            return
         try:
             event = _event.validate_json(bytes(line))
         except ValidationError:

@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from workers.ownership import Ownership
 from workers.transitions import FencedError
@@ -98,7 +98,7 @@ class Lease:
             except FencedError:
                 self._fenced = True
                 return
-            except OperationalError as error:
+            except SQLAlchemyError as error:
                 log.warning("the database does not answer; the lease is not renewed: %s", error)
 
     def __enter__(self) -> Self:

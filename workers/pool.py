@@ -49,7 +49,8 @@ class Runner:
     def started(self, pidfd: int) -> None:
         with self._lock:
             if self._wanted is not None:
-                signal.pidfd_send_signal(pidfd, self._wanted)
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, self._wanted)
             if self._closed:
                 os.close(pidfd)
             else:

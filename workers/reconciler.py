@@ -57,6 +57,7 @@ class Reconciler:
         while not self.stop.is_set():
             try:
                 with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as leader:
+                    leader.detach()  # closed at the end, and the lock with it: in a pool it would be held for ever
                     self._lead(leader)
             except SQLAlchemyError:
                 log.warning("the database does not answer", exc_info=True)

@@ -1,9 +1,11 @@
 """Where a run lives on disk: made for one attempt, gone after it, and what a runner left there is read as hostile."""
 
 import fcntl
+import logging
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,12 @@ from pydantic import ValidationError
 from modelpress.run import RunResult
 
 LARGEST_RESULT = 32 << 20
+LARGEST_SPEC = 1 << 20
+"""What a model is known by is read with every list of models."""
 LOCK = "lock"
+
+
+log = logging.getLogger(__name__)
 
 
 class InvalidResultError(Exception):
@@ -46,10 +53,10 @@ class Scratch:
             (path / "out").mkdir()
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
 
     def close(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)
         self._lock.close()
 
     def __enter__(self) -> Self:
@@ -67,8 +74,20 @@ def _remove_if_left(folder: Path) -> bool:
         return False  # its worker lives
     except FileNotFoundError:
         pass  # its worker ended while it removed the folder
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_tree(folder)
     return True
+
+
+def remove_tree(folder: Path) -> None:
+    """Never raises: what a runner may have left, thousands of folders deep or closed to us, goes too."""
+    try:
+        shutil.rmtree(folder)
+    except (OSError, RecursionError):
+        # shutil goes down by recursion and stops at closed folders; these two do neither
+        for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+            subprocess.run([*command, "--", str(folder)], stderr=subprocess.DEVNULL, check=False)  # noqa: S603 (ours)
+    if folder.exists():
+        log.warning("%s cannot be removed as a whole", folder)
 
 
 def read_result(run_dir: Path) -> RunResult:
@@ -78,9 +97,14 @@ def read_result(run_dir: Path) -> RunResult:
     if len(text) > LARGEST_RESULT:
         raise InvalidResultError("result.json is too large")
     try:
-        return RunResult.model_validate_json(text)
+        # Written and read once more, as what is stored will be: NaN, which is null in JSON, is seen now.
+        result = RunResult.model_validate_json(RunResult.model_validate_json(text).model_dump_json())
     except ValidationError as error:
         raise InvalidResultError(f"result.json does not say what it must: {error.error_count()} errors") from error
+    for spec in (result.model, result.dataset):
+        if spec is not None and len(spec.model_dump_json()) > LARGEST_SPEC:
+            raise InvalidResultError("the names in the file are too many or too long; make them shorter")
+    return result
 
 
 @contextmanager

@@ -117,5 +117,5 @@ def _system() -> list[Path]:
 
 
 def _devices() -> list[Path]:
-    plain = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/shm")  # noqa: S108  # not a temporary file of ours
+    plain = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
     return [*(Path(path) for path in plain), *Path("/dev").glob("nvidia*")]

@@ -26,6 +26,7 @@ from workers.watch import Watch
 
 log = logging.getLogger(__name__)
 
+LONGEST_MESSAGE = 4000
 FILE_BYTES = 4 << 30
 FILE_BYTES_PER_INPUT_BYTE = 8
 
@@ -59,6 +60,9 @@ class Supervisor:
                 self._attempt(Attempt(claim, ownership, lease, run_dir))
         except FencedError:
             log.warning("job %s: attempt %d is not ours any more; nothing is written", claim.job_id, claim.attempt)
+        except OSError:
+            ownership.give_back()  # our scratch folder cannot be written, which is no fault of the job
+            raise
         except OperationalError:
             log.exception("job %s: the database is away; the job is taken back when its lease ends", claim.job_id)
 
@@ -109,7 +113,7 @@ class Supervisor:
     def _conclude(self, attempt: "Attempt", result: RunResult) -> None:
         claim, ownership = attempt.claim, attempt.ownership
         if result.error is not None:
-            message = without_server_paths(result.error.message, attempt.run_dir)
+            message = without_server_paths(result.error.message[:LONGEST_MESSAGE], attempt.run_dir)
             self._fail(attempt, result.error.model_copy(update={"message": message}))
         elif claim.kind != "compress":
             spec = result.model if claim.kind == "inspect_model" else result.dataset
@@ -119,6 +123,8 @@ class Supervisor:
         else:
             if result.model is None or result.report is None or not result.files:
                 raise InvalidResultError("model, report or files are missing")
+            if len({file.format for file in result.files}) < len(result.files):
+                raise InvalidResultError("a format is there twice")
             model, report = result.model, result.report
             with ExitStack() as stack:
                 files = [(file.format, self._stored(attempt, file, stack)) for file in result.files]

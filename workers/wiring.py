@@ -12,6 +12,8 @@ from workers import kernel, machine
 from workers.pool import Pool
 from workers.worker import INGEST, Worker, slots
 
+log = logging.getLogger(__name__)
+
 
 def make_worker_app(settings: Settings, pool: Pool | None = None) -> Celery:
     """`pool` takes the place of the one that runs the engine."""
@@ -34,15 +36,21 @@ def make_worker_app(settings: Settings, pool: Pool | None = None) -> Celery:
 
     def start(**_: Any) -> None:
         kernel.hide_memory()  # a runner may be of our user, and where the kernel has no Landlock it could look
-        worker = Worker(settings, list(app.amqp.queues.consume_from), pool)
-        worker.start()
+        try:
+            worker = Worker(settings, list(app.amqp.queues.consume_from), pool)
+            worker.start()
+        except Exception:
+            log.exception("the worker cannot start")
+            raise SystemExit(1) from None  # Celery goes on after any other exception, with a worker that does nothing
         held.append(worker)
 
     def stop(**_: Any) -> None:
-        held[0].stop()
+        for worker in held:
+            worker.stop()
 
     def close(**_: Any) -> None:
-        held[0].close()
+        for worker in held:
+            worker.close()
 
     app.task(look, name=LOOK, bind=True)
     signals.setup_logging.connect(set_up_logging, weak=False)

@@ -40,7 +40,7 @@ async def get(caller: Caller, dataset_id: UUID, wait: float = 0) -> Dataset:
         inspection = await datasets.inspection(dataset_id) if wait and row.status == "processing" else None
         blobs = await datasets.blobs([row.blob_id])
     if inspection is None:
-        return shown(row, blobs[row.blob_id])
+        return shown(row, _there(blobs, row.blob_id))
     await wait_for_inspection(caller, inspection, wait)
     return await get(caller, dataset_id)
 
@@ -50,14 +50,14 @@ async def page(caller: Caller, request: PageRequest) -> Page[Dataset]:
         datasets = DatasetRepository(session, caller.tenant_id)
         rows, token = await datasets.page(request)
         blobs = await datasets.blobs(row.blob_id for row in rows)
-    return Page(items=[shown(row, blobs[row.blob_id]) for row in rows], next_page_token=token)
+    return Page(items=[shown(row, blobs[row.blob_id]) for row in rows if row.blob_id in blobs], next_page_token=token)
 
 
 async def content(request: Request, caller: Caller, dataset_id: UUID) -> Response:
     async with caller.services.sessions() as session:
         datasets = DatasetRepository(session, caller.tenant_id)
         row = _existing(await datasets.get(dataset_id))
-        blob = (await datasets.blobs([row.blob_id]))[row.blob_id]
+        blob = _there(await datasets.blobs([row.blob_id]), row.blob_id)
     return await file_response(request, caller.services.blobs, stored_file(blob, row.filename))
 
 
@@ -74,6 +74,13 @@ async def remove(caller: Caller, dataset_id: UUID) -> None:
         removed = await BlobRepository(session).release([row.blob_id])
         await session.commit()
     await remove_bytes(caller.services.blobs, removed)
+
+
+def _there(blobs: dict[UUID, Blob], blob_id: UUID) -> Blob:
+    """A dataset that has been removed between two queries has no bytes."""
+    if blob_id not in blobs:
+        raise NotFound("There is no such dataset.")
+    return blobs[blob_id]
 
 
 def _existing(row: DatasetRow | None) -> DatasetRow:

@@ -29,7 +29,9 @@ async def gather(caller: Caller, request: JobRequest) -> Material:
             rows = dict(_resolved(request, found_models, found_data))
             waiting = next((pointer for pointer, row in rows.items() if row.status == "processing"), None)
             if waiting is None:
-                files = (await models.files([request.model]))[request.model]
+                files = (await models.files([request.model])).get(request.model)
+                if files is None:  # it has been removed since
+                    raise NotFound.at(FieldError(pointer="/model", detail="there is no such model"))
                 return _material(request, rows, files[0][1].size or 0)
             row = rows[waiting]
             reading = await (models if isinstance(row, Model) else datasets).inspection(row.id)

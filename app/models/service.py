@@ -44,7 +44,7 @@ async def get(caller: Caller, model_id: UUID, wait: float = 0) -> Model:
         inspection = await models.inspection(model_id) if wait and row.status == "processing" else None
         files = await models.files([model_id])
     if inspection is None:
-        return shown(row, files[model_id])
+        return shown(row, _there(files, model_id))
     await wait_for_inspection(caller, inspection, wait)
     return await get(caller, model_id)
 
@@ -54,14 +54,14 @@ async def page(caller: Caller, request: PageRequest) -> Page[Model]:
         models = ModelRepository(session, caller.tenant_id)
         rows, token = await models.page(request)
         files = await models.files(row.id for row in rows)
-    return Page(items=[shown(row, files[row.id]) for row in rows], next_page_token=token)
+    return Page(items=[shown(row, files[row.id]) for row in rows if row.id in files], next_page_token=token)
 
 
 async def content(request: Request, caller: Caller, model_id: UUID, format_: str | None) -> Response:
     async with caller.services.sessions() as session:
         models = ModelRepository(session, caller.tenant_id)
         row = _existing(await models.get(model_id))
-        files = (await models.files([model_id]))[model_id]
+        files = _there(await models.files([model_id]), model_id)
     found = [(file, blob) for file, blob in files if format_ in {None, file.format}]
     if not found:
         raise NotFound(f"This model has no {format_} file; it has: {', '.join(file.format for file, _ in files)}.")
@@ -80,7 +80,7 @@ async def remove(caller: Caller, model_id: UUID) -> None:
         used = InUse("A job was given this model, or another model was made from it.")
         if await models.is_used(model_id):
             raise used
-        files = (await models.files([model_id]))[model_id]
+        files = _there(await models.files([model_id]), model_id)
         try:
             await models.delete(model_id)
         except IntegrityError:
@@ -88,6 +88,13 @@ async def remove(caller: Caller, model_id: UUID) -> None:
         removed = await blobs.release([blob.id for _, blob in files])
         await session.commit()
     await remove_bytes(caller.services.blobs, removed)
+
+
+def _there(files: dict[UUID, Files], model_id: UUID) -> Files:
+    """A model that has been removed between two queries has no files."""
+    if model_id not in files:
+        raise NotFound("There is no such model.")
+    return files[model_id]
 
 
 def _existing(row: ModelRow | None) -> ModelRow:

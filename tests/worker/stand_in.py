@@ -150,6 +150,27 @@ def answer_with_path(spec: Compress, run_dir: Path, emit: Emit, path: str) -> No
     write_result(run_dir, RunResult(model=MODEL, files=files, report=report(spec)).model_dump_json())
 
 
+def answer_twice(spec: Compress, run_dir: Path, emit: Emit) -> None:
+    (run_dir / "out/model.onnx").write_text("smaller")
+    files = (ResultFile(format="onnx", path="out/model.onnx"),) * 2
+    write_result(run_dir, RunResult(model=MODEL, files=files, report=report(spec)).model_dump_json())
+
+
+def answer_with_long_names(spec: Compress, run_dir: Path, emit: Emit) -> None:
+    (run_dir / "out/model.onnx").write_text("smaller")
+    files = (ResultFile(format="onnx", path="out/model.onnx"),)
+    named = MODEL.model_copy(update={"notes": ("n" * (2 << 20),)})
+    write_result(run_dir, RunResult(model=named, files=files, report=report(spec)).model_dump_json())
+
+
+def answer_without_numbers(spec: Compress, run_dir: Path, emit: Emit) -> None:
+    (run_dir / "out/model.onnx").write_text("smaller")
+    files = (ResultFile(format="onnx", path="out/model.onnx"),)
+    told = RunResult(model=MODEL, files=files, report=report(spec)).model_dump(mode="json")
+    told["report"]["size_ratio"] = float("nan")
+    write_result(run_dir, json.dumps(told))
+
+
 def spy(spec: Spec, run_dir: Path, emit: Emit, paths: list[str], port: int) -> None:
     """Tells in the log what can be seen and done from in here."""
     found: dict[str, Any] = {

@@ -1,14 +1,17 @@
 """PostgreSQL and Redis go away for a moment, as they do in life; the work is not lost."""
 
+import threading
 from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import Engine, text
 
 from app.embedded.redis import Redis
 from app.settings import Settings
 from tests.worker.jobs import Desk, program, until
 from tests.worker.processes import Service
+from workers.reconciler import Reconciler
 from workers.worker import Worker
 
 
@@ -49,3 +52,24 @@ def test_a_worker_without_an_engine_spends_no_attempts(desk: Desk, settings: Set
     finally:
         worker.close()
     assert (desk.job(job_id).status, desk.job(job_id).attempt) == ("queued", 0)
+
+
+def test_a_reconciler_whose_round_broke_leads_again(settings: Settings, engine: Engine) -> None:
+    """The lock of who leads is a connection's: one that went back to a pool with it would keep everybody out."""
+    reconciler = Reconciler(settings.model_copy(update={"reconcile_seconds": 0.05}))
+    rounds = []
+
+    def round_() -> None:
+        rounds.append(len(rounds))
+        if len(rounds) == 1:
+            with reconciler.engine.connect() as connection:
+                connection.execute(text("SELECT 1 / 0"))
+        if len(rounds) == 3:
+            reconciler.stop.set()
+
+    reconciler.round = round_  # type: ignore[method-assign]
+    watchdog = threading.Timer(20, reconciler.stop.set)
+    watchdog.start()
+    reconciler.run()
+    watchdog.cancel()
+    assert len(rounds) == 3

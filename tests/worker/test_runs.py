@@ -157,6 +157,9 @@ def test_nothing_outlives_its_run(desk: Desk) -> None:
         program("answer_with_path", path="out/../job.json"),
         program("answer_with_path", path="out/missing.onnx"),
         program("answer_with_path", path="job.json"),
+        program("answer_twice"),
+        program("answer_with_long_names"),
+        program("answer_without_numbers"),
     ],
     ids=lambda orders: json.loads(orders)["act"] + str(len(orders)),
 )
