@@ -1,7 +1,9 @@
 """Hostile `.pt2` files: the reader runs nothing of them and says what is wrong."""
 
+import io
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,35 @@ def test_nothing_is_executed_and_the_file_is_rejected(probe: str, members: dict[
     assert not canary.exists()
     assert len(str(rejection.value)) > 40, "a rejection says what is wrong and what to do"
     assert str(tmp_path) not in str(rejection.value).replace(str(canary), "")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("member", ["archive_format", "data/sample_inputs/model.pt"])
+def test_a_damaged_compressed_member_is_refused(
+    method: int, member: str, members: dict[str, bytes], tmp_path: Path
+) -> None:
+    """PyTorch compresses nothing, an attacker may: in the archive, and in the archive that is within it."""
+    if member == "archive_format":
+        content = spoilt("x/archive_format", b"pt2", method)
+        (tmp_path / "model.pt2").write_bytes(content)
+    else:
+        name = next(name for name in members if name.endswith(member))
+        write(tmp_path / "model.pt2", members | {name: spoilt("x/data.pkl", bytes(300), method)})
+    with pytest.raises(InvalidModelError):
+        read_pt2(tmp_path / "model.pt2")
+
+
+def spoilt(name: str, data: bytes, method: int) -> bytes:
+    """A zip archive whose one member's compressed bytes are wrong, padded so that it promises nothing impossible."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, data, method)
+        archive.writestr("x/padding", bytes(500))
+        info = archive.infolist()[0]
+    content = bytearray(buffer.getvalue())
+    start = info.header_offset + 30 + len(name)
+    content[start + 4 : start + info.compress_size] = b"\xff" * (info.compress_size - 4)
+    return bytes(content)
 
 
 @pytest.mark.slow

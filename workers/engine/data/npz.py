@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from workers.engine.data.dataset import MAX_ARRAYS, MAX_BYTES, MAX_FACTOR, Arrays
 from workers.engine.errors import InvalidDataError
+from workers.engine.zip_errors import DAMAGED
 
 IN_MEMORY = 16 << 20
 """Larger arrays that are compressed unfold into a scratch file, so that the system may page them out."""
@@ -26,7 +27,7 @@ def read_npz(path: Path, scratch: Path) -> Arrays:
             members = archive.infolist()
             _check(members, path.stat().st_size)
             return {member.filename.removesuffix(".npy"): _read(archive, member, scratch) for member in members}
-    except (zipfile.BadZipFile, EOFError, zipfile.zlib.error, NotImplementedError, RuntimeError) as error:  # type: ignore[attr-defined]
+    except DAMAGED as error:
         raise InvalidDataError(f"the .npz file is damaged: {error}") from error
 
 

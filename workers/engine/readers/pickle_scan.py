@@ -6,6 +6,8 @@ import io
 import pickletools
 import zipfile
 
+from workers.engine.zip_errors import UNREADABLE
+
 TENSOR_NAMES = {
     "collections.OrderedDict",
     "torch._utils._rebuild_parameter",
@@ -36,7 +38,7 @@ def foreign_names(data: bytes) -> set[str]:
                     for member in inner.infolist()
                     if member.filename.endswith(".pkl") and member.file_size <= len(data)
                 ]
-        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError):
+        except UNREADABLE:
             return {"an unreadable archive"}
         if not pickles:
             return {"an archive without data.pkl"}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from workers.engine.errors import InvalidModelError
 from workers.engine.readers.pickle_scan import foreign_names
+from workers.engine.zip_errors import UNREADABLE
 
 MAX_MEMBERS = 100_000
 MAX_JSON = 256 << 20
@@ -45,7 +46,7 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(path)
             members = self._zip.infolist()
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except UNREADABLE as error:
             raise InvalidModelError(
                 f"The file is not a .pt2 archive ({error}). Make it with torch.export.save(program, path)."
             ) from None
@@ -96,7 +97,7 @@ class Archive:
             raise InvalidModelError(f"{name!r} has {member.file_size} bytes; at most {limit} are read.")
         try:
             return self._zip.read(member)
-        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        except UNREADABLE as error:
             raise InvalidModelError(f"{name!r} in the archive is damaged ({error}). Upload the file again.") from None
 
     def json(self, name: str) -> Any:
