@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from modelpress.steps import AnyStep
 
-Format = Literal["onnx"]
+Format = Literal["onnx", "pt2", "safetensors", "packed"]
+"""Of results; each has a writer of its name in `workers/engine/writers`."""
 Runtime = Literal["auto", "cpu-avx2", "cpu-vnni", "cpu-arm", "cuda"]
 TaskKind = Literal["classification", "regression", "none"]
 Metric = Literal["accuracy", "top5_accuracy", "f1", "mse", "mae", "correlation", "cosine"]

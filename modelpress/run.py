@@ -22,6 +22,12 @@ class InputFile(Strict):
     filename: str = Field(description="as the user named it; the suffix is a hint, never trusted")
 
 
+class ModelFile(InputFile):
+    architecture: InputFile | None = Field(
+        None, description="the model whose architecture the weights in this file belong to, where they come alone"
+    )
+
+
 class Limits(Strict):
     threads: int = Field(1, ge=1)
     memory_bytes: int | None = None
@@ -29,7 +35,7 @@ class Limits(Strict):
 
 class InspectModel(Strict):
     kind: Literal["inspect_model"] = "inspect_model"
-    model: InputFile
+    model: ModelFile
     limits: Limits = Limits()
 
 
@@ -41,8 +47,8 @@ class InspectDataset(Strict):
 
 class Compress(Strict):
     kind: Literal["compress"] = "compress"
-    model: InputFile
-    teacher: InputFile | None = None
+    model: ModelFile
+    teacher: ModelFile | None = None
     data: JobData[InputFile] = JobData[InputFile]()
     request: Recipe
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -11,6 +11,7 @@ from torch import fx, nn
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.structure.axes import Axes
     from workers.engine.writers.onnx import OnnxBuilder
 
 
@@ -68,6 +69,10 @@ class Op:
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:  # noqa: ARG002 (for subclasses)
         """Add the node to the ONNX file and bind its name."""
         raise TypeError(f"{self.name} is not written to ONNX")
+
+    def axes(self, node: fx.Node, axes: Axes) -> None:
+        """Say which dimensions of inputs, weights and outputs are the same one; by default all that it touches stay."""
+        axes.freeze(node, f"{self.name} has no rule for removing parts of its inputs")
 
     def macs(self, node: fx.Node) -> int:  # noqa: ARG002 (most ops have none)
         """Multiply-accumulates of one call; shapes are in `meta["shape"]` of the node and of its arguments."""

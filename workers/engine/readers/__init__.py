@@ -16,8 +16,10 @@ TFLITE = b"TFL3"
 HDF5 = b"\x89HDF"
 
 
-def read_model(path: Path) -> tuple[str, Graph]:
+def read_model(path: Path, architecture: Path | None = None) -> tuple[str, Graph]:
     """The format, told by content and never by name, and the graph.
+
+    `architecture` is another model's file, for files that hold weights alone.
 
     Raises InvalidModelError or UnsupportedModelError with what is wrong and what to do.
     """

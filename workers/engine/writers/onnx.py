@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from workers.engine.encodings import Encoding
 from workers.engine.errors import UnsupportedModelError
 from workers.engine.graph import Graph
 from workers.engine.ops.base import op_of
+from workers.engine.writers import writes
 
 PRODUCER = "modelpress"
 OLDEST_OPSET = 13
@@ -33,6 +35,12 @@ def write_onnx(graph: Graph) -> bytes:
         if node.op in ("call_module", "call_function") and node.target is not operator.getitem:
             op_of(node).write(node, onnx)
     return onnx.finish()
+
+
+@writes("onnx")
+def write_onnx_file(graph: Graph, path: Path) -> None:
+    """Raises UnsupportedModelError above 2 GiB."""
+    path.write_bytes(write_onnx(graph))
 
 
 class OnnxBuilder:

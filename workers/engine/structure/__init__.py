@@ -1,0 +1,1 @@
+"""Which parts of a graph can only be removed together, and their removal: channels, neurons, heads, hidden units."""
