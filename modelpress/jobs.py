@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from modelpress.steps import AnyStep
 
@@ -14,6 +14,10 @@ TaskKind = Literal["classification", "regression", "none"]
 Metric = Literal["accuracy", "top5_accuracy", "f1", "mse", "mae", "correlation", "cosine"]
 
 Ref = TypeVar("Ref")
+
+
+def _once(formats: tuple[Format, ...]) -> tuple[Format, ...]:
+    return tuple(dict.fromkeys(formats))
 
 
 class Strict(BaseModel):
@@ -47,7 +51,9 @@ class MaxDrop(Strict):
 
 class Targets(Strict):
     max_drop: MaxDrop | None = None
-    size_ratio: float | None = Field(None, gt=1, description="original bytes / result bytes, at least")
+    size_ratio: float | None = Field(
+        None, gt=1, description="original bytes / result bytes, at least; of the first of the job's formats"
+    )
     latency_ratio: float | None = Field(None, gt=0, description="original / result at batch 1, at least")
 
 
@@ -75,7 +81,9 @@ class Recipe(Strict):
     task: Task = Task()
     targets: Targets = Targets()
     budget: Budget = Budget()
-    formats: tuple[Format, ...] = Field(("onnx",), min_length=1)
+    formats: Annotated[tuple[Format, ...], AfterValidator(_once)] = Field(
+        ("onnx",), min_length=1, description="files to make of the result; sizes are judged by the first"
+    )
     runtime: Runtime = Field("auto", description="where the result will run; auto is this worker's own CPU")
     seed: int = Field(0, ge=0, lt=2**63)
 

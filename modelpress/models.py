@@ -51,7 +51,9 @@ class DatasetSpec(Strict):
 
 
 class ModelSpec(Strict):
-    format: str = Field(description="onnx or pt2: the format of the file that was uploaded")
+    format: str = Field(
+        description="of the file that was uploaded: onnx, pt2, huggingface, state_dict, torchscript or packed"
+    )
     signature: Signature
     stats: ModelStats
     notes: tuple[str, ...] = Field((), description="what was assumed or left out of reach when reading")

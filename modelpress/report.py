@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from modelpress.jobs import Metric, Strict
+from modelpress.jobs import Format, Metric, Strict
 
 
 class Verdict(StrEnum):
@@ -22,6 +22,12 @@ class Size(Strict):
     parameters: int
     nonzeros: int
     macs: int | None
+
+
+class FileSize(Strict):
+    format: Format
+    bytes: int
+    ratio: float = Field(description="original bytes / bytes of this file")
 
 
 class Timing(Strict):
@@ -115,8 +121,9 @@ class Report(Strict):
     reasons: tuple[str, ...] = Field((), description="the verdict in sentences; the worst first")
     targets_met: bool | None = None
     targets: tuple[TargetOutcome, ...] = ()
-    size: tuple[Size, Size] = Field(description="(original, result)")
+    size: tuple[Size, Size] = Field(description="(original, result); the result's first file, where there are several")
     size_ratio: float
+    files: tuple[FileSize, ...] = Field((), description="of the result, the first of the job's formats first")
     latency: tuple[Latency, ...]
     peak_memory_bytes: tuple[int, int] | None = Field(
         None, description="(original, result) of one ONNX Runtime session"

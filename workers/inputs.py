@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 from uuid import UUID
 
@@ -10,10 +10,11 @@ from pydantic import ValidationError
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from app.db.tables import Dataset, Model, ModelFile
+from app.db.tables import Dataset, Model
+from app.db.tables import ModelFile as StoredFile
 from app.storage.base import BlobStore
 from modelpress.jobs import JobData, Recipe
-from modelpress.run import Compress, InputFile, InspectDataset, InspectModel, Limits, RunError
+from modelpress.run import Compress, InputFile, InspectDataset, InspectModel, Limits, ModelFile, RunError
 from workers.ownership import Claim
 
 Check = Callable[[], None]
@@ -80,18 +81,26 @@ class Inputs:
             raise _gone("dataset")
         return self._bring(row[0], row[1])
 
-    def _model(self, model_id: UUID) -> InputFile:
+    def _model(self, model_id: UUID) -> ModelFile:
+        """The first of the model's files, as everywhere; beside weights alone, the file with their architecture."""
         query = (
-            select(ModelFile.blob_id, Model.filename)
-            .join(Model, Model.id == ModelFile.model_id)
+            select(StoredFile.blob_id, Model.filename, StoredFile.suffix, Model.architecture_id)
+            .join(Model, Model.id == StoredFile.model_id)
             .where(Model.id == model_id, Model.tenant_id == self._claim.tenant_id)
-            .order_by(ModelFile.format)
+            .order_by(StoredFile.format)
         )
         with Session(self._engine) as session:
             row = session.execute(query).first()
         if row is None:
             raise _gone("model")
-        return self._bring(row[0], row[1])
+        blob_id, filename, suffix, architecture_id = row
+        file = self._bring(blob_id, f"{PurePath(filename).stem}{suffix}")
+        architecture = None if architecture_id is None else self._model(architecture_id)
+        return ModelFile(
+            path=file.path,
+            filename=file.filename,
+            architecture=architecture and InputFile(path=architecture.path, filename=architecture.filename),
+        )
 
     def _bring(self, blob_id: UUID, filename: str) -> InputFile:
         if blob_id not in self._brought:

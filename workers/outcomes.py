@@ -15,6 +15,7 @@ from app.db.tables import Dataset, Job, Model, ModelFile
 from app.storage.base import BlobWriter
 from modelpress.models import DatasetSpec, ModelSpec
 from modelpress.report import Report
+from modelpress.run import ResultFile
 from workers import transitions
 from workers.ownership import Ownership
 
@@ -23,7 +24,7 @@ def finish_compression(
     ownership: Ownership,
     spec: ModelSpec,
     report: Report,
-    files: Sequence[tuple[str, BlobWriter]],
+    files: Sequence[tuple[ResultFile, BlobWriter]],
     log: str,
 ) -> UUID | None:
     """The id of the new model; None where the user had canceled by then. The writers are finished, not published."""
@@ -37,7 +38,7 @@ def finish_compression(
             id=uuid7(),
             tenant_id=job.tenant_id,
             name=f"{parent.name} ({steps})",
-            filename=f"{PurePath(parent.filename).stem}.{files[0][0]}",
+            filename=f"{PurePath(parent.filename).stem}{PurePath(files[0][0].path).suffix}",
             status="ready",
             spec=plain(spec),
             parent_id=parent.id,
@@ -45,8 +46,11 @@ def finish_compression(
         )
         session.add(result)
         session.flush()
-        for file_format, writer in files:
-            session.add(ModelFile(model_id=result.id, format=file_format, blob_id=writer.publish(session)))
+        for file, writer in files:
+            suffix = PurePath(file.path).suffix
+            session.add(
+                ModelFile(model_id=result.id, format=file.format, suffix=suffix, blob_id=writer.publish(session))
+            )
         job.report = plain(report)
         job.environment = plain(report.environment)
         job.warnings = list(dict.fromkeys([*job.warnings, *report.warnings]))

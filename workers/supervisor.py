@@ -1,6 +1,7 @@
 """One attempt at one job: inputs out, a runner started and watched, results in, and the row moved on."""
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -127,7 +128,7 @@ class Supervisor:
                 raise InvalidResultError("a format is there twice")
             model, report = result.model, result.report
             with ExitStack() as stack:
-                files = [(file.format, self._stored(attempt, file, stack)) for file in result.files]
+                files = [(file, self._stored(attempt, file, stack)) for file in result.files]
                 attempt.insist(lambda: finish_compression(ownership, model, report, files, attempt.log))
         log.info("job %s: attempt %d is over", claim.job_id, claim.attempt)
 
@@ -135,6 +136,8 @@ class Supervisor:
         path = PurePosixPath(result.path)
         if path.parent != PurePosixPath("out"):
             raise InvalidResultError(f"{result.path!r} does not lie in out/")
+        if not re.fullmatch(r"\.[a-z0-9]{1,15}", path.suffix):
+            raise InvalidResultError(f"{result.path!r} has no suffix that a file may be sent with")
         with open_output(attempt.run_dir, path.name) as (file, size):
             writer = stack.enter_context(self.store.writer(attempt.claim.tenant_id, size))
             while piece := file.read(CHUNK):

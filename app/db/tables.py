@@ -103,6 +103,7 @@ class Model(Row, Base):
         CheckConstraint("(status = 'rejected') = (error IS NOT NULL)", name="rejected_has_error"),
         CheckConstraint("status <> 'ready' OR spec IS NOT NULL", name="ready_has_spec"),
         CheckConstraint("(parent_id IS NULL) = (job_id IS NULL)", name="result_has_parent_and_job"),
+        CheckConstraint("architecture_id IS NULL OR parent_id IS NULL", name="result_has_its_own_architecture"),
         UniqueConstraint("job_id", name="uq_models_job_id"),  # at most one result a job
         Index("ix_models_tenant_page", "tenant_id", "id"),
     )
@@ -114,6 +115,9 @@ class Model(Row, Base):
     error: Mapped[dict[str, Any] | None] = mapped_column(doc="modelpress.run.RunError")
     spec: Mapped[dict[str, Any] | None] = mapped_column(doc="modelpress.models.ModelSpec")
     parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("models.id"), index=True)
+    architecture_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("models.id"), index=True, doc="whose architecture the weights belong to, where they came alone"
+    )
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", use_alter=True))
 
 
@@ -123,7 +127,12 @@ class ModelFile(Base):
     __tablename__ = "model_files"
 
     model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
-    format: Mapped[str] = mapped_column(String(16), primary_key=True, doc="onnx, pt2; 'upload' until it has been read")
+    format: Mapped[str] = mapped_column(
+        String(16),
+        primary_key=True,
+        doc="as ModelSpec.format or jobs.Format have it; 'upload' until it has been read",
+    )
+    suffix: Mapped[str] = mapped_column(doc="of the file's name, with its dot")
     blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"), index=True)
 
 

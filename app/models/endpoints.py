@@ -6,13 +6,24 @@ from app import ids
 from app.auth import Authenticated
 from app.models import service
 from app.models.schemas import Model
-from app.problems import InUse, Invalid, NotFound, RangeNotSatisfiable, Unauthenticated, described
-from app.web.bodies import FILE_BODY, FILE_CONTENT, UPLOAD_PROBLEMS
+from app.problems import (
+    InUse,
+    Invalid,
+    NotFound,
+    NotReady,
+    RangeNotSatisfiable,
+    Rejected,
+    Unauthenticated,
+    described,
+)
+from app.web.bodies import FILE_BODY, FILE_CONTENT, OF_UPLOADS
 from app.web.fields import ModelId, Name, Text
 from app.web.paging import Page, Paging
 from app.web.prefer import Wait
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
+
+UPLOAD_PROBLEMS = described(*OF_UPLOADS, NotFound, NotReady, Rejected)
 
 
 @router.post("", status_code=201, responses=UPLOAD_PROBLEMS, openapi_extra=FILE_BODY)
@@ -21,11 +32,16 @@ async def upload_model(
     response: Response,
     caller: Authenticated,
     wait: Wait,
-    filename: Annotated[Name, Query(description="its suffix says what it is: .onnx or .pt2")],
+    filename: Annotated[Name, Query(description="what the file is called; what is in it is told by its content")],
     name: Annotated[Name | None, Query(description="the file's name without suffix by default")] = None,
+    architecture: Annotated[ModelId | None, Query(description="for weights alone: a model with their layers")] = None,
 ) -> Model:
-    """Upload a model; the body is the file. It is read in the background: `processing`, then `ready` or `rejected`."""
-    model = await service.upload(request, caller, filename, name, wait)
+    """Upload a model; the body is the file. It is read in the background: `processing`, then `ready` or `rejected`.
+
+    `.onnx`; `.pt2`; `.packed`; TorchScript as `.pt`; a Hugging Face folder, or an ONNX file with its external data,
+    as `.zip`; a state dict as `.pt`, `.pth` or `.safetensors`, together with `architecture`.
+    """
+    model = await service.upload(request, caller, filename, name, architecture, wait)
     response.headers["Location"] = f"/v1/models/{ids.show(ids.MODEL, model.id)}"
     return model
 

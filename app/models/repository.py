@@ -31,9 +31,9 @@ class ModelRepository(TenantRepository[Model]):
         return await self.session.scalar(query)
 
     async def is_used(self, model_id: UUID) -> bool:
-        """Whether a job was given this model, as what to compress or as a teacher, or another model comes from it."""
+        """Whether a job was given this model, as what to compress or as a teacher, or another model rests on it."""
         jobs = exists().where(Job.kind == "compress", or_(Job.model_id == model_id, Job.teacher_id == model_id))
-        children = exists().where(Model.parent_id == model_id)
+        children = exists().where(or_(Model.parent_id == model_id, Model.architecture_id == model_id))
         return bool(await self.session.scalar(select(or_(jobs, children))))
 
     async def delete(self, model_id: UUID) -> None:

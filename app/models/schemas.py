@@ -5,7 +5,9 @@ from pydantic import BaseModel, Field
 from app.web.fields import JobId, ModelId, Timestamp
 from modelpress.models import ModelStats, Signature
 
-SUFFIXES = (".onnx", ".pt2")
+WEIGHTS = (".safetensors", ".pt", ".pth")
+"""Files that may hold weights alone. A `.pt` may as well be TorchScript, which is whole."""
+SUFFIXES = (".onnx", ".pt2", ".zip", ".packed", *WEIGHTS)
 
 
 class StoredError(BaseModel):
@@ -17,6 +19,7 @@ class StoredError(BaseModel):
 
 class ModelFile(BaseModel):
     format: str
+    filename: str
     size_bytes: int
     sha256: str
 
@@ -35,6 +38,7 @@ class Model(BaseModel):
     signature: Signature | None = None
     stats: ModelStats | None = None
     notes: tuple[str, ...] = Field((), description="what was assumed or left out of reach when reading")
+    architecture_id: ModelId | None = Field(None, description="whose architecture the weights were put into")
     parent_id: ModelId | None = Field(None, description="the model that this one was made from")
     job_id: JobId | None = Field(None, description="the job that made it")
     files: list[ModelFile]

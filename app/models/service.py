@@ -11,6 +11,7 @@ from app.db.tables import Model as ModelRow
 from app.db.tables import ModelFile as FileRow
 from app.jobs.repository import JobRepository
 from app.jobs.waiting import wait_for_inspection
+from app.models.architecture import architecture_for, no_architecture
 from app.models.repository import ModelRepository
 from app.models.schemas import SUFFIXES, Model, ModelFile, StoredError
 from app.problems import InUse, NotFound
@@ -22,14 +23,24 @@ from modelpress.models import ModelSpec
 Files = list[tuple[FileRow, Blob]]
 
 
-async def upload(request: Request, caller: Caller, filename: str, name: str | None, wait: float) -> Model:
+async def upload(
+    request: Request, caller: Caller, filename: str, name: str | None, architecture: UUID | None, wait: float
+) -> Model:
+    """Raises what `check_filename`, `architecture_for` and `received` raise."""
     filename = check_filename(filename, SUFFIXES)
+    architecture_id = await architecture_for(caller, filename, architecture)
     async with received(request, caller) as blob, caller.services.sessions() as session:
-        row = ModelRow(tenant_id=caller.tenant_id, name=name or PurePosixPath(filename).stem, filename=filename)
+        path = PurePosixPath(filename)
+        row = ModelRow(
+            tenant_id=caller.tenant_id, name=name or path.stem, filename=filename, architecture_id=architecture_id
+        )
         session.add(row)
-        await session.flush()
+        try:
+            await session.flush()
+        except IntegrityError:
+            raise no_architecture() from None  # it was removed while the weights arrived
         blob_id = await session.run_sync(blob.publish)
-        session.add(FileRow(model_id=row.id, format="upload", blob_id=blob_id))
+        session.add(FileRow(model_id=row.id, format="upload", suffix=path.suffix, blob_id=blob_id))
         job_id = await JobRepository(session, caller.tenant_id).add_inspection(model_id=row.id)
         await session.commit()
     caller.services.waker.wake("ingest", job_id)
@@ -66,8 +77,7 @@ async def content(request: Request, caller: Caller, model_id: UUID, format_: str
     if not found:
         raise NotFound(f"This model has no {format_} file; it has: {', '.join(file.format for file, _ in files)}.")
     file, blob = found[0]
-    filename = row.filename if file.format == "upload" else f"{PurePosixPath(row.filename).stem}.{file.format}"
-    return await file_response(request, caller.services.blobs, stored_file(blob, filename))
+    return await file_response(request, caller.services.blobs, stored_file(blob, _filename(row, file)))
 
 
 async def remove(caller: Caller, model_id: UUID) -> None:
@@ -77,7 +87,7 @@ async def remove(caller: Caller, model_id: UUID) -> None:
         row = _existing(await models.get(model_id))
         if row.status == "processing":
             raise InUse("This model is being read; remove it when that has ended.")
-        used = InUse("A job was given this model, or another model was made from it.")
+        used = InUse("A job was given this model, or another model was made from it or has its architecture.")
         if await models.is_used(model_id):
             raise used
         files = _there(await models.files([model_id]), model_id)
@@ -88,6 +98,10 @@ async def remove(caller: Caller, model_id: UUID) -> None:
         removed = await blobs.release([blob.id for _, blob in files])
         await session.commit()
     await remove_bytes(caller.services.blobs, removed)
+
+
+def _filename(row: ModelRow, file: FileRow) -> str:
+    return f"{PurePosixPath(row.filename).stem}{file.suffix}"
 
 
 def _there(files: dict[UUID, Files], model_id: UUID) -> Files:
@@ -106,7 +120,12 @@ def _existing(row: ModelRow | None) -> ModelRow:
 def shown(row: ModelRow, files: Files) -> Model:
     spec = ModelSpec.model_validate(row.spec) if row.spec else None
     listed = [
-        ModelFile(format=file.format, size_bytes=blob.size or 0, sha256=(blob.sha256 or b"").hex())
+        ModelFile(
+            format=file.format,
+            filename=_filename(row, file),
+            size_bytes=blob.size or 0,
+            sha256=(blob.sha256 or b"").hex(),
+        )
         for file, blob in files
     ]
     first = listed[0]
@@ -122,6 +141,7 @@ def shown(row: ModelRow, files: Files) -> Model:
         signature=spec.signature if spec else None,
         stats=spec.stats if spec else None,
         notes=spec.notes if spec else (),
+        architecture_id=row.architecture_id,
         parent_id=row.parent_id,
         job_id=row.job_id,
         files=listed,

@@ -39,6 +39,14 @@ FILE_CONTENT: dict[int | str, dict[str, Any]] = {
     304: {"description": "the file is the one that `If-None-Match` names"},
 }
 
-UPLOAD_PROBLEMS = described(
-    Unauthenticated, Invalid, EmptyBody, TooLarge, UnsupportedFormat, DigestMismatch, MalformedRequest, StorageFull
+OF_UPLOADS = (
+    Unauthenticated,
+    Invalid,
+    EmptyBody,
+    TooLarge,
+    UnsupportedFormat,
+    DigestMismatch,
+    MalformedRequest,
+    StorageFull,
 )
+UPLOAD_PROBLEMS = described(*OF_UPLOADS)

@@ -75,7 +75,7 @@ def test_many_processes_may_start_on_an_empty_database_at_once(empty_database_ur
         thread.join(60)
     assert failures == []
     with psycopg.connect(empty_database_url) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
 
 
 def test_a_leading_reconciler_does_not_hold_up_a_migration(database_url):

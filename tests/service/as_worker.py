@@ -87,7 +87,7 @@ class Worker:
                 )
                 session.add(model)
                 session.flush()
-                session.add(ModelFile(model_id=model.id, format="onnx", blob_id=blob.publish(session)))
+                session.add(ModelFile(model_id=model.id, format="onnx", suffix=".onnx", blob_id=blob.publish(session)))
                 environment = report.environment.model_dump(mode="json")
                 self._succeed(session, job_id, report=report.model_dump(mode="json"), environment=environment)
                 session.commit()

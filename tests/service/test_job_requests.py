@@ -52,7 +52,7 @@ async def test_a_job_is_accepted_with_its_defaults_filled_in(client: httpx.Async
 
 
 BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
-    ({"recipe": [{"step": "prune"}]}, "/recipe/0/step", "there is no step 'prune'; there are: magnitude_pruning"),
+    ({"recipe": [{"step": "prune"}]}, "/recipe/0/step", "there is no step 'prune'; there are: channel_pruning"),
     ({"recipe": [{"ratio": 1}]}, "/recipe/0/step", "names itself"),
     ({"recipe": []}, "/recipe", "at least 1"),
     (

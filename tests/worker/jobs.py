@@ -56,7 +56,7 @@ class Desk:
         )
         session.add(model)
         session.flush()
-        session.add(ModelFile(model_id=model.id, format="onnx" if ready else "upload", blob_id=blob))
+        session.add(ModelFile(model_id=model.id, format="onnx" if ready else "upload", suffix=".onnx", blob_id=blob))
         return {"model_id": model.id}
 
     def _dataset(self, session: Session, blob: UUID) -> dict[str, UUID]:
