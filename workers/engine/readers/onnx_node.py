@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,7 @@ from torch import Tensor, fx
 
 from workers.engine.builder import Value
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
-
-WEIGHT = re.compile(r"(.+)\.weight(_ih)?(_quantized|_half)?", re.DOTALL)
-"""torch's names for weights, ours for recurrent ones, and those of their stored forms."""
+from workers.engine.naming import layer_of_weight, scope_of
 
 SHOWN_NAME = 80
 """Characters of a user's name that are repeated in a message."""
@@ -69,28 +66,19 @@ class OnnxNode:
             )
         return value
 
+    def stores(self, *indices: int) -> bool:
+        """Whether these inputs, as far as the node has them, are stored in the file and not computed."""
+        return not any(isinstance(self.optional(index), fx.Node) for index in indices)
+
     def optional_weight(self, index: int) -> Tensor | None:
         return None if self.optional(index) is None else self.weight(index)
 
     def layer(self, weight: int) -> str:
         """The user's name of the layer: from the name of its weight, else from the name of the node."""
         name = self.input_names[weight]
-        of_layer = WEIGHT.fullmatch(name)
+        of_layer = layer_of_weight(name)
         if of_layer:
-            return of_layer[1]
+            return of_layer
         if name and not name.startswith("onnx::") and not self.name.startswith("/"):
             return name
-        return _scope(self.name, self.op_type) or name or self.outputs[0]
-
-
-def _scope(name: str, op_type: str) -> str:
-    """`/stem/stem.0/Conv` is how torch's exporter writes the layer `stem.0`."""
-    parts: list[str] = []
-    for part in name.strip("/").split("/"):
-        if parts and part.startswith(f"{parts[-1]}."):
-            parts[-1] = part
-        else:
-            parts.append(part)
-    if len(parts) > 1 and parts[-1] == op_type:
-        parts.pop()
-    return ".".join(parts)
+        return scope_of(self.name, self.op_type) or name or self.outputs[0]
