@@ -184,7 +184,6 @@ def untyped() -> bytes:
         (model_of([helper.make_node("Relu", ["x"], ["y"], domain="com.acme")], X, Y), "'com.acme.Relu'"),
         (model_of([helper.make_node("GetItem", ["x"], ["y"], domain="modelpress")], X, Y), "modelpress.GetItem"),
         (model_of([helper.make_node("If", ["x"], ["y"], then_branch=BRANCH, else_branch=BRANCH)], X, Y), "'If'"),
-        (model_of([helper.make_node("Conv", ["x", "x"], ["y"])], X, Y), "computed while the model runs"),
         (model_of([helper.make_node("Elu", ["x"], ["y"], beta=1.0)], X, Y), "attribute 'beta' is not supported"),
         (model_of([helper.make_node("MaxPool", ["x"], ["a", "y"], kernel_shape=[2])], X, Y), "output 1"),
         (model_of([GEMM], X, Y, {"w": np.array(["a"])}), "type STRING"),

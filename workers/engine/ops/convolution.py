@@ -10,7 +10,8 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx, nn
 
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.base import Op, Quantization, leaf_of, register, source_of
+from workers.engine.ops.base import Quantization, leaf_of, register, source_of
+from workers.engine.ops.layers import LayerOp
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+Ints = Sequence[int]
 
 
 def same_pads(
@@ -45,8 +48,8 @@ class Conv(nn.Module):
 
     def __init__(
         self,
-        weight: nn.Parameter,
-        bias: nn.Parameter | None,
+        weight: Tensor,
+        bias: Tensor | None,
         *,
         stride: tuple[int, ...],
         pads: tuple[int, ...],
@@ -87,8 +90,8 @@ class ConvTranspose(nn.Module):
 
     def __init__(
         self,
-        weight: nn.Parameter,
-        bias: nn.Parameter | None,
+        weight: Tensor,
+        bias: Tensor | None,
         *,
         stride: tuple[int, ...],
         pads: tuple[int, ...],
@@ -139,6 +142,57 @@ class ConvTranspose(nn.Module):
         return (small, large) if self.auto_pad == "SAME_UPPER" else (large, small)
 
 
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    strides: Ints | None = None,
+    pads: Ints | None = None,
+    dilations: Ints | None = None,
+    group: int = 1,
+    auto_pad: str = "NOTSET",
+) -> Tensor:
+    """A convolution whose weight is computed by the graph."""
+    window = _window(weight.dim() - 2, strides, pads, dilations)
+    return Conv(weight, bias, **window, groups=group, auto_pad=auto_pad)(x)
+
+
+def conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    strides: Ints | None = None,
+    pads: Ints | None = None,
+    dilations: Ints | None = None,
+    output_padding: Ints | None = None,
+    output_shape: Ints | None = None,
+    group: int = 1,
+    auto_pad: str = "NOTSET",
+) -> Tensor:
+    """A transposed convolution whose weight is computed by the graph."""
+    rank = weight.dim() - 2
+    module = ConvTranspose(
+        weight,
+        bias,
+        **_window(rank, strides, pads, dilations),
+        output_padding=tuple(output_padding or (0,) * rank),
+        output_shape=tuple(output_shape or ())[-rank:],
+        groups=group,
+        auto_pad=auto_pad,
+    )
+    return module(x)
+
+
+def _window(rank: int, strides: Ints | None, pads: Ints | None, dilations: Ints | None) -> dict[str, Any]:
+    return {
+        "stride": tuple(strides or (1,) * rank),
+        "pads": tuple(pads or (0,) * (2 * rank)),
+        "dilation": tuple(dilations or (1,) * rank),
+    }
+
+
 def spatial_attributes(node: OnnxNode, rank: int) -> dict[str, Any]:
     """Stride, pads, dilation and auto_pad of a node, defaults filled in, lengths checked."""
     spatial = {
@@ -167,13 +221,16 @@ def _weight(node: OnnxNode) -> Tensor:
 
 
 @register
-class ConvOp(Op):
+class ConvOp(LayerOp):
     name = "Conv"
     modules = (Conv,)
+    functions = (conv,)
+    weight_inputs = (1, 2)
+    ignored = frozenset({"kernel_shape"})
     weights: ClassVar[dict[str, int]] = {"weight": 0}
-    quantization = Quantization(weights={"weight": 0}, bias="bias")
+    quantization = Quantization(inputs=(0, 1), weights={"weight": 0}, bias="bias")
 
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+    def read_layer(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         weight, bias = _weight(node), node.optional_weight(2)
         module = Conv(
             graph.parameter(weight),
@@ -183,7 +240,7 @@ class ConvOp(Op):
         )
         return graph.module(node.layer(1), module, node.input(0))
 
-    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+    def write_layer(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         conv = leaf_of(node, Conv)
         same = conv.auto_pad != "NOTSET"
         onnx.emit(
@@ -198,16 +255,19 @@ class ConvOp(Op):
         )
 
     def macs(self, node: fx.Node) -> int:
-        return math.prod(node.meta["shape"]) * math.prod(leaf_of(node, Conv).weight.shape[1:])
+        return math.prod(node.meta["shape"]) * math.prod(_weight_shape(node)[1:])
 
 
 @register
-class ConvTransposeOp(Op):
+class ConvTransposeOp(LayerOp):
     name = "ConvTranspose"
     modules = (ConvTranspose,)
+    functions = (conv_transpose,)
+    weight_inputs = (1, 2)
+    ignored = frozenset({"kernel_shape"})
     weights: ClassVar[dict[str, int]] = {"weight": 1}
 
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+    def read_layer(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         weight, bias = _weight(node), node.optional_weight(2)
         rank = weight.dim() - 2
         module = ConvTranspose(
@@ -220,7 +280,7 @@ class ConvTransposeOp(Op):
         )
         return graph.module(node.layer(1), module, node.input(0))
 
-    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+    def write_layer(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         conv = leaf_of(node, ConvTranspose)
         where: dict[str, Any] = {"pads": conv.pads}
         if conv.output_shape:
@@ -240,8 +300,14 @@ class ConvTransposeOp(Op):
         )
 
     def macs(self, node: fx.Node) -> int:
-        weight = leaf_of(node, ConvTranspose).weight
-        return math.prod(source_of(node).meta["shape"]) * math.prod(weight.shape[1:])
+        return math.prod(source_of(node).meta["shape"]) * math.prod(_weight_shape(node)[1:])
+
+
+def _weight_shape(node: fx.Node) -> Sequence[int]:
+    shape: Sequence[int] = (
+        leaf_of(node, nn.Module).weight.shape if node.op == "call_module" else source_of(node, 1).meta["shape"]  # type: ignore[assignment]
+    )
+    return shape
 
 
 @reads_aten("conv1d.default", "conv2d.default", "conv3d.default", "conv1d.padding", "conv2d.padding", "conv3d.padding")

@@ -10,10 +10,12 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from workers.engine.ops.aten import operands_of, reads_aten
-from workers.engine.ops.base import Op, register
+from workers.engine.ops.base import register
 from workers.engine.ops.elementwise import divide
+from workers.engine.ops.layers import LayerOp
 from workers.engine.ops.plain import plain
 from workers.engine.ops.reductions import reduce_mean
+from workers.engine.ops.shapes import reshape, shape
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
@@ -104,6 +106,64 @@ class InstanceNorm(nn.Module):
         return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
 
 
+def batch_normalization(
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,  # noqa: ARG001 (matters for training only)
+) -> Tensor:
+    return F.batch_norm(x, mean, variance, scale, bias, eps=epsilon)
+
+
+def layer_normalization(
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: int = 1,  # noqa: ARG001 (the type of the sums: read as float32 only)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The result, and mean and inverse deviation, which PyTorch's own keeps to itself."""
+    dims = tuple(range(axis % x.dim(), x.dim()))
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    variance, mean = torch.var_mean(wide, dims, correction=0, keepdim=True)
+    inverse = torch.rsqrt(variance + epsilon)
+    normal = ((wide - mean) * inverse).to(x.dtype) * scale
+    return normal if bias is None else normal + bias, mean, inverse
+
+
+def rms_normalization(
+    x: Tensor,
+    scale: Tensor,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: int = 1,  # noqa: ARG001 (as above)
+) -> Tensor:
+    return F.rms_norm(x, x.shape[axis:], None, epsilon) * scale
+
+
+def group_normalization(
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    *,
+    num_groups: int,
+    epsilon: float = 1e-5,
+    stash_type: int = 1,  # noqa: ARG001 (as above)
+) -> Tensor:
+    return F.group_norm(x, num_groups, scale, bias, epsilon)
+
+
+def instance_normalization(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> Tensor:
+    return F.instance_norm(x, weight=scale, bias=bias, eps=epsilon)
+
+
 def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
     norm = torch.linalg.vector_norm(x, p, dim=axis, keepdim=True)
     return torch.where(norm == 0, torch.zeros_like(x), x / norm)
@@ -118,17 +178,29 @@ def local_response_normalization(
     return x / (bias + alpha * means) ** beta
 
 
+def _check_stash(node: OnnxNode) -> None:
+    if node.attribute("stash_type", 1) != 1:
+        raise node.refuse("stash_type is not float32")
+
+
 @register
-class BatchNormalization(Op):
+class BatchNormalization(LayerOp):
     name = "BatchNormalization"
     modules = (BatchNorm,)
+    functions = (batch_normalization,)
+    weight_inputs = (1, 2, 3, 4)
     opset = 14
 
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+    ignored = frozenset({"training_mode", "spatial"})
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:
         if node.attribute("training_mode", 0):
             raise node.refuse("it is in training mode; export the model after model.eval()")
         if len([name for name in node.outputs if name]) > 1 and node.opset >= 14:
             raise node.refuse("its statistics as outputs are not supported; export the model after model.eval()")
+        return super().read(node, graph)
+
+    def read_layer(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         module = BatchNorm(
             *(node.weight(index) for index in range(1, 5)),
             eps=node.attribute("epsilon", 1e-5),
@@ -136,7 +208,7 @@ class BatchNormalization(Op):
         )
         return graph.module(node.layer(1), module, node.input(0))
 
-    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+    def write_layer(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         module: Any = onnx.module(node)
         names = ("weight", "bias", "running_mean", "running_var")
         onnx.emit(
@@ -149,15 +221,21 @@ class BatchNormalization(Op):
 
 
 @register
-class LayerNormalization(Op):
+class LayerNormalization(LayerOp):
     name = "LayerNormalization"
     modules = (LayerNorm,)
+    functions = (layer_normalization,)
+    weight_inputs = (1, 2)
+    results = 3
     opset = 17
 
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:
+        """The function also where the file asks for the mean or the deviation."""
+        _check_stash(node)
+        return super().read(node, graph) if len(node.outputs) == 1 else self.read_function(node, graph)
+
+    def read_layer(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         weight, bias, axis = node.weight(1), node.optional_weight(2), node.attribute("axis", -1)
-        if node.attribute("stash_type", 1) != 1:
-            raise node.refuse("stash_type is not float32")
         module = LayerNorm(
             nn.Parameter(weight.clone()),
             None if bias is None else nn.Parameter(bias.clone()),
@@ -166,40 +244,56 @@ class LayerNormalization(Op):
         )
         return graph.module(node.layer(1), module, node.input(0))
 
-    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+    def write_layer(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         module: Any = onnx.module(node)
         weights = [onnx.weight(node, "weight"), onnx.weight(node, "bias")]
         onnx.emit(node, "LayerNormalization", [node.args[0], *weights], axis=module.axis, epsilon=module.eps)
 
 
 @register
-class RMSNormalization(Op):
+class RMSNormalization(LayerOp):
     name = "RMSNormalization"
     modules = (RMSNorm,)
+    functions = (rms_normalization,)
+    weight_inputs = (1,)
     opset = 23
 
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
-        if node.attribute("stash_type", 1) != 1:
-            raise node.refuse("stash_type is not float32")
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:
+        _check_stash(node)
+        return super().read(node, graph)
+
+    def read_layer(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         weight = nn.Parameter(node.weight(1).clone())
         module = RMSNorm(weight, axis=node.attribute("axis", -1), eps=node.attribute("epsilon", 1e-5))
         return graph.module(node.layer(1), module, node.input(0))
 
-    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+    def write_layer(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         module: Any = onnx.module(node)
         inputs = [node.args[0], onnx.weight(node, "weight")]
         onnx.emit(node, "RMSNormalization", inputs, axis=module.axis, epsilon=module.eps)
 
 
 @register
-class GroupNormalization(Op):
+class GroupNormalization(LayerOp):
     name = "GroupNormalization"
     modules = (GroupNorm,)
+    functions = (group_normalization,)
+    weight_inputs = (1, 2)
     opset = 21
 
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
-        if node.opset < 21:
-            raise node.refuse("before opset 21 its scale was per group; export the model with opset 21 or later")
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:
+        _check_stash(node)
+        return super().read(node, graph) if node.opset >= 21 else self._read_per_group(node, graph)
+
+    def _read_per_group(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+        """Before opset 21 the scale was one of each group: an instance normalization over groups."""
+        x = node.input(0)
+        grouped = graph.call(reshape, x, (0, int(node.attribute("num_groups")), -1), allowzero=0)
+        epsilon = float(node.attribute("epsilon", 1e-5))
+        normal = graph.call(instance_normalization, grouped, node.input(1), node.input(2), epsilon=epsilon)
+        return graph.call(reshape, normal, graph.call(shape, x, start=0), allowzero=0)
+
+    def read_layer(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         module = GroupNorm(
             graph.parameter(node.weight(1)),
             graph.parameter(node.weight(2)),
@@ -208,7 +302,7 @@ class GroupNormalization(Op):
         )
         return graph.module(node.layer(1), module, node.input(0))
 
-    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+    def write_layer(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         module: Any = onnx.module(node)
         weights = [onnx.weight(node, "weight"), onnx.weight(node, "bias")]
         inputs = [node.args[0], *weights]
@@ -216,16 +310,18 @@ class GroupNormalization(Op):
 
 
 @register
-class InstanceNormalization(Op):
+class InstanceNormalization(LayerOp):
     name = "InstanceNormalization"
     modules = (InstanceNorm,)
+    functions = (instance_normalization,)
+    weight_inputs = (1, 2)
 
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
+    def read_layer(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         weight, bias = graph.parameter(node.weight(1)), graph.parameter(node.weight(2))
         module = InstanceNorm(weight, bias, eps=node.attribute("epsilon", 1e-5))
         return graph.module(node.layer(1), module, node.input(0))
 
-    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+    def write_layer(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         module: Any = onnx.module(node)
         weights = [onnx.weight(node, "weight"), onnx.weight(node, "bias")]
         onnx.emit(node, "InstanceNormalization", [node.args[0], *weights], epsilon=module.eps)
@@ -254,12 +350,12 @@ def read_aten_batch_norm(node: AtenNode, graph: GraphBuilder) -> Value:
 
 @reads_aten("layer_norm.default")
 def read_aten_layer_norm(node: AtenNode, graph: GraphBuilder) -> Value:
-    shape = tuple(node.get("normalized_shape"))
+    normal = tuple(node.get("normalized_shape"))
     weight, bias = node.optional_weight("weight"), node.optional_weight("bias")
     module = LayerNorm(
-        nn.Parameter(torch.ones(shape) if weight is None else weight.clone()),
+        nn.Parameter(torch.ones(normal) if weight is None else weight.clone()),
         None if bias is None else nn.Parameter(bias.clone()),
-        axis=-len(shape),
+        axis=-len(normal),
         eps=float(node.get("eps", 1e-5)),
     )
     return graph.module(node.layer("weight"), module, node.value("input"))

@@ -57,7 +57,8 @@ WORDS = frozenset((
     "wrap", "DCR", "CRD", "add", "mul", "max", "min", "nearest", "linear", "cubic", "bilinear", "bicubic", "zeros",
     "border", "reflection", "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners",
     "asymmetric", "tf_crop_and_resize", "round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "stretch",
-    "not_larger", "not_smaller",
+    "not_larger", "not_smaller", "forward", "reverse", "bidirectional", "Sigmoid", "Tanh", "Relu", "Softsign",
+    "Softplus", "Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu",
 ))
 # fmt: on
 """Every text that an attribute may have: others never come near generated code."""
@@ -70,7 +71,7 @@ def _fits(value: Any, default: Any) -> bool:
     if isinstance(value, str):
         return value in WORDS
     if isinstance(value, tuple):
-        return all(type(item) is int for item in value)
+        return all(type(item) in (int, float) or item in WORDS for item in value)
     expected = (int, float) if default in (None, inspect.Parameter.empty) else (type(default),)
     return type(value) in expected
 

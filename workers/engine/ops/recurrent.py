@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.base import Op, leaf_of, register, source_of
+from workers.engine.ops.base import leaf_of, register, source_of
 from workers.engine.ops.indexing import slice_
+from workers.engine.ops.layers import LayerOp
 from workers.engine.ops.recurrent_cells import ACTIVATIONS, GRU, LSTM, RNN, Recurrent
 from workers.engine.ops.shapes import concat, reshape, transpose
 
@@ -21,14 +23,104 @@ if TYPE_CHECKING:
     from workers.engine.writers.onnx import OnnxBuilder
 
 
-class RecurrentOp(Op):
+Ints = Sequence[int]
+
+
+def lstm(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
+    lengths: Tensor | None = None,
+    hidden: Tensor | None = None,
+    cell: Tensor | None = None,
+    peepholes: Tensor | None = None,
+    *,
+    hidden_size: int | None = None,  # noqa: ARG001 (the weights have it)
+    direction: str = "forward",
+    layout: int = 0,
+    activations: Sequence[str] | None = None,
+    activation_alpha: Sequence[float] | None = None,
+    activation_beta: Sequence[float] | None = None,
+    clip: float | None = None,
+    input_forget: int = 0,
+) -> tuple[Tensor, ...]:
+    """An LSTM whose weights are computed by the graph."""
+    usual = _common(direction, layout, activations, activation_alpha, activation_beta, clip)
+    module = LSTM(weight_ih, weight_hh, bias, peepholes=peepholes, input_forget=input_forget, **usual)
+    return module(x, lengths, hidden, cell)
+
+
+def gru(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
+    lengths: Tensor | None = None,
+    hidden: Tensor | None = None,
+    *,
+    hidden_size: int | None = None,  # noqa: ARG001 (the weights have it)
+    direction: str = "forward",
+    layout: int = 0,
+    activations: Sequence[str] | None = None,
+    activation_alpha: Sequence[float] | None = None,
+    activation_beta: Sequence[float] | None = None,
+    clip: float | None = None,
+    linear_before_reset: int = 0,
+) -> tuple[Tensor, ...]:
+    """A GRU whose weights are computed by the graph."""
+    usual = _common(direction, layout, activations, activation_alpha, activation_beta, clip)
+    return GRU(weight_ih, weight_hh, bias, linear_before_reset=linear_before_reset, **usual)(x, lengths, hidden)
+
+
+def rnn(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
+    lengths: Tensor | None = None,
+    hidden: Tensor | None = None,
+    *,
+    hidden_size: int | None = None,  # noqa: ARG001 (the weights have it)
+    direction: str = "forward",
+    layout: int = 0,
+    activations: Sequence[str] | None = None,
+    activation_alpha: Sequence[float] | None = None,
+    activation_beta: Sequence[float] | None = None,
+    clip: float | None = None,
+) -> tuple[Tensor, ...]:
+    """A plain RNN whose weights are computed by the graph."""
+    usual = _common(direction, layout, activations, activation_alpha, activation_beta, clip)
+    return RNN(weight_ih, weight_hh, bias, **usual)(x, lengths, hidden)
+
+
+def _common(
+    direction: str,
+    layout: int,
+    activations: Sequence[str] | None,
+    alpha: Sequence[float] | None,
+    beta: Sequence[float] | None,
+    clip: float | None,
+) -> dict[str, Any]:
+    return {
+        "direction": direction,
+        "layout": layout,
+        "activations": tuple(name.lower() for name in activations or ()),
+        "activation_alpha": tuple(alpha or ()),
+        "activation_beta": tuple(beta or ()),
+        "clip": clip,
+    }
+
+
+class RecurrentOp(LayerOp):
     leaf: ClassVar[type[Recurrent]]
-    states: ClassVar[int] = 1
+    results = 2
+    """The sequence, then the last states."""
     options: ClassVar[tuple[str, ...]] = ()
     """Attributes of the op beside the common ones."""
     weights: ClassVar[dict[str, int]] = {"weight_ih": 1, "weight_hh": 1}
 
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> tuple[Value, ...]:
+    def read_layer(self, node: OnnxNode, graph: GraphBuilder) -> tuple[Value, ...]:
         weight_ih, weight_hh, bias = node.weight(1), node.weight(2), node.optional_weight(3)
         directions, hidden = weight_hh.shape[0], weight_hh.shape[-1]
         rows = self.leaf.gates * hidden
@@ -49,27 +141,27 @@ class RecurrentOp(Op):
             direction=direction,
             layout=node.attribute("layout", 0),
             activations=self._activations(node, directions),
+            activation_alpha=node.attribute("activation_alpha", ()),
+            activation_beta=node.attribute("activation_beta", ()),
             clip=node.attribute("clip"),
             **options,
         )
-        call = graph.module(node.layer(1), module, node.input(0), *node.inputs[4 : 5 + self.states])
-        return graph.unpack(call, 1 + self.states)
+        call = graph.module(node.layer(1), module, node.input(0), *node.inputs[4 : 4 + self.results])
+        return graph.unpack(call, self.results)
 
     def read_options(self, node: OnnxNode, graph: GraphBuilder) -> dict[str, Any]:  # noqa: ARG002 (LSTM needs it)
         return {option: node.attribute(option, 0) for option in self.options}
 
     def _activations(self, node: OnnxNode, directions: int) -> tuple[str, ...]:
         names = tuple(name.lower() for name in node.attribute("activations", ()))
-        if node.attribute("activation_alpha") or node.attribute("activation_beta"):
-            raise node.refuse("activations with alpha or beta are not supported")
         if names and (len(names) != len(self.leaf.usual) * directions or not ACTIVATIONS.keys() >= set(names)):
-            raise node.refuse(f"activations {list(names)} are not supported")
+            raise node.invalid(f"activations {list(names)} are not {len(self.leaf.usual)} of ONNX's for each direction")
         return names
 
-    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+    def write_layer(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         module = leaf_of(node, Recurrent)
         weights = [onnx.weight(node, name) for name in ("weight_ih", "weight_hh", "bias")]
-        states = list(node.args[1:]) + [None] * (1 + self.states - len(node.args[1:]))
+        states = list(node.args[1:]) + [None] * (self.results - len(node.args[1:]))
         unusual = module.activations != module.usual * module.weight_ih.shape[0]
         onnx.emit(
             node,
@@ -80,7 +172,9 @@ class RecurrentOp(Op):
             hidden_size=module.hidden,
             layout=module.layout or None,
             clip=module.clip,
-            activations=tuple(name.title() for name in module.activations) if unusual else None,
+            activations=tuple(ACTIVATIONS[name].name for name in module.activations) if unusual else None,
+            activation_alpha=module.activation_alpha,
+            activation_beta=module.activation_beta,
             **{option: getattr(module, option) for option in self.options},
         )
 
@@ -88,8 +182,10 @@ class RecurrentOp(Op):
         return []
 
     def macs(self, node: fx.Node) -> int:
-        module = leaf_of(node, Recurrent)
         cells = math.prod(source_of(node).meta["shape"][:2])
+        if node.op == "call_function":
+            return cells * sum(math.prod(source_of(node, position).meta["shape"]) for position in (1, 2))
+        module = leaf_of(node, Recurrent)
         return cells * (math.prod(module.weight_ih.shape) + math.prod(module.weight_hh.shape))
 
 
@@ -97,8 +193,10 @@ class RecurrentOp(Op):
 class LSTMOp(RecurrentOp):
     name = "LSTM"
     modules = (LSTM,)
+    functions: ClassVar[tuple[Callable[..., Any], ...]] = (lstm,)
+    weight_inputs = (1, 2, 3, 7)
     leaf = LSTM
-    states = 2
+    results = 3
     options = ("input_forget",)
 
     def read_options(self, node: OnnxNode, graph: GraphBuilder) -> dict[str, Any]:
@@ -114,6 +212,8 @@ class LSTMOp(RecurrentOp):
 class GRUOp(RecurrentOp):
     name = "GRU"
     modules = (GRU,)
+    functions = (gru,)
+    weight_inputs = (1, 2, 3)
     leaf = GRU
     options = ("linear_before_reset",)
 
@@ -122,6 +222,8 @@ class GRUOp(RecurrentOp):
 class RNNOp(RecurrentOp):
     name = "RNN"
     modules = (RNN,)
+    functions = (rnn,)
+    weight_inputs = (1, 2, 3)
     leaf = RNN
 
 

@@ -6,18 +6,38 @@ Where the cell is the usual one, torch's fused kernels compute it, so that train
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "softsign": nn.functional.softsign,
-    "softplus": nn.functional.softplus,
-    "hardsigmoid": lambda x: torch.clamp(0.2 * x + 0.5, 0, 1),
+
+@dataclass(frozen=True)
+class Activation:
+    name: str
+    """As ONNX writes it; files may have it in any case."""
+    function: Callable[..., Tensor]
+    defaults: tuple[float, ...] = ()
+    """Of alpha and beta, as far as it has them."""
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    activation.name.lower(): activation
+    for activation in (
+        Activation("Sigmoid", torch.sigmoid),
+        Activation("Tanh", torch.tanh),
+        Activation("Relu", torch.relu),
+        Activation("Softsign", F.softsign),
+        Activation("Softplus", F.softplus),
+        Activation("Affine", lambda x, alpha, beta: alpha * x + beta, (1.0, 0.0)),
+        Activation("LeakyRelu", F.leaky_relu, (0.01,)),
+        Activation("ThresholdedRelu", lambda x, alpha: torch.where(x > alpha, x, torch.zeros_like(x)), (1.0,)),
+        Activation("ScaledTanh", lambda x, alpha, beta: alpha * torch.tanh(beta * x), (1.0, 1.0)),
+        Activation("HardSigmoid", lambda x, alpha, beta: torch.clamp(alpha * x + beta, 0, 1), (0.2, 0.5)),
+        Activation("Elu", F.elu, (1.0,)),
+    )
 }
 
 
@@ -36,15 +56,18 @@ class Recurrent(nn.Module):
 
     def __init__(
         self,
-        weight_ih: nn.Parameter,
-        weight_hh: nn.Parameter,
-        bias: nn.Parameter | None,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias: Tensor | None,
         *,
         direction: str = "forward",
         layout: int = 0,
         activations: tuple[str, ...] = (),
+        activation_alpha: tuple[float, ...] = (),
+        activation_beta: tuple[float, ...] = (),
         clip: float | None = None,
     ) -> None:
+        """Activations in lower case, those of each direction in turn. Each that has an alpha takes the next of them."""
         super().__init__()
         self.weight_ih = weight_ih
         self.weight_hh = weight_hh
@@ -52,6 +75,13 @@ class Recurrent(nn.Module):
         self.direction = direction
         self.layout = layout
         self.activations = activations or self.usual * weight_ih.shape[0]
+        self.activation_alpha = activation_alpha
+        self.activation_beta = activation_beta
+        alphas, betas = iter(activation_alpha), iter(activation_beta)
+        self._coefficients = [
+            [next(given, default) for given, default in zip((alphas, betas), ACTIVATIONS[name].defaults, strict=False)]
+            for name in self.activations
+        ]
         self.clip = clip
 
     @property
@@ -124,9 +154,12 @@ class Recurrent(nn.Module):
     def _clipped(self, x: Tensor) -> Tensor:
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
 
-    def _activation(self, direction: int, index: int, x: Tensor) -> Tensor:
-        name = self.activations[direction * len(self.usual) + index]
-        return ACTIVATIONS[name](self._clipped(x))
+    def _activation(self, direction: int, index: int, x: Tensor, *, clip: bool = True) -> Tensor:
+        """ONNX Runtime does not clip what an LSTM's last activation takes."""
+        place = direction * len(self.usual) + index
+        return ACTIVATIONS[self.activations[place]].function(
+            self._clipped(x) if clip else x, *self._coefficients[place]
+        )
 
 
 class LSTM(Recurrent):
@@ -136,9 +169,7 @@ class LSTM(Recurrent):
     torch_order = (0, 2, 3, 1)
     usual = ("sigmoid", "tanh", "tanh")
 
-    def __init__(
-        self, *weights: Any, peepholes: nn.Parameter | None = None, input_forget: int = 0, **options: Any
-    ) -> None:
+    def __init__(self, *weights: Any, peepholes: Tensor | None = None, input_forget: int = 0, **options: Any) -> None:
         super().__init__(*weights, **options)
         self.peepholes = peepholes
         self.input_forget = input_forget
@@ -173,7 +204,7 @@ class LSTM(Recurrent):
         cell = kept * cell + kept_in * self._activation(direction, 1, new)
         if peep is not None:
             out = out + peep[1] * cell
-        return self._activation(direction, 0, out) * self._activation(direction, 2, cell), cell
+        return self._activation(direction, 0, out) * self._activation(direction, 2, cell, clip=False), cell
 
 
 class GRU(Recurrent):

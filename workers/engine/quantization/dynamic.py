@@ -17,7 +17,7 @@ from workers.engine.errors import UnsupportedModelError
 from workers.engine.ops.base import Op, register
 from workers.engine.ops.linear import Linear
 from workers.engine.ops.recurrent import LSTMOp
-from workers.engine.ops.recurrent_cells import LSTM
+from workers.engine.ops.recurrent_cells import ACTIVATIONS, LSTM
 from workers.engine.quantization.grid import IntegerGrid, grid_of
 from workers.engine.quantization.nodes import module_of
 from workers.engine.quantization.ranges import LEVELS
@@ -94,8 +94,9 @@ class DynamicLSTMOp(LSTMOp):
     name = "DynamicQuantizeLSTM"
     domain = "com.microsoft"
     modules = (DynamicLSTM,)
+    functions = ()
 
-    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+    def write_layer(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         layer: Any = onnx.module(node)
         name = onnx.layer(node)
         weights, scales = [], []
@@ -116,7 +117,9 @@ class DynamicLSTMOp(LSTMOp):
             hidden_size=layer.hidden,
             clip=layer.clip,
             input_forget=layer.input_forget,
-            activations=tuple(activation.title() for activation in layer.activations),
+            activations=tuple(ACTIVATIONS[activation].name for activation in layer.activations),
+            activation_alpha=layer.activation_alpha,
+            activation_beta=layer.activation_beta,
         )
 
 
