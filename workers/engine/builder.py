@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from modelpress.models import TensorSpec
 from workers.engine.graph import Graph
 from workers.engine.ops.base import ANY, FEW, op_of_function
+from workers.engine.transforms.raising import raise_patterns
 
 Value = fx.Node | Tensor
 """A value while reading: computed when the model runs, or known already."""
@@ -38,6 +39,10 @@ class GraphBuilder:
         self._parameters: dict[int, nn.Parameter] = {}
         self._transposed: dict[int, Tensor] = {}
         self._alive: list[Tensor] = []
+        self._constant: set[fx.Node] = set()
+        """Nodes that compute their one tensor from constants alone."""
+        self._tensors: dict[fx.Node, Tensor] = {}
+        """What those are that were asked for."""
 
     def input(self, spec: TensorSpec) -> fx.Node:
         node = self.graph.placeholder(f"in_{len(self._inputs)}")
@@ -88,7 +93,38 @@ class GraphBuilder:
                 result = function(*args, **kwargs)
             if isinstance(result, Tensor):
                 return self._folded(function, args, self.keep(result))
-        return self.graph.call_function(function, tuple(self._argument(argument) for argument in args), kwargs)
+        node = self.graph.call_function(function, tuple(self._argument(argument) for argument in args), kwargs)
+        if all(source in self._constant for source in node.all_input_nodes):
+            self._constant.add(node)
+        return node
+
+    def known(self, value: Value | None) -> Value | None:
+        """The tensor that a node computes from nothing but constants: exporters slice, join and fill weights so.
+
+        It keeps the name of the first stored tensor that it is made of. Other values stay what they are.
+        """
+        if not isinstance(value, fx.Node) or value not in self._constant:
+            return value
+        pending = [value]
+        while pending:
+            node = pending[-1]
+            missing = [source for source in node.all_input_nodes if source not in self._tensors]
+            pending.extend(missing)
+            if not missing:
+                self._compute(pending.pop())
+        return self._tensors[value]
+
+    def _compute(self, node: fx.Node) -> None:
+        if node in self._tensors:
+            return
+        function: Callable[..., Tensor] = node.target  # type: ignore[assignment]
+        with torch.no_grad():
+            result = self.keep(function(*fx.map_arg(node.args, self._tensors.__getitem__), **node.kwargs))
+        self._tensors[node] = result
+        names = (self.name_of(self._tensors[source]) for source in node.all_input_nodes)
+        name = next(filter(None, names), None)
+        if name is not None:
+            self._names[id(result)] = name
 
     def call_each(self, count: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Value, ...]:
         """Call a function that returns a tuple of `count` tensors."""
@@ -116,6 +152,8 @@ class GraphBuilder:
         node = self.graph.get_attr(path)
         node.meta["name"] = name or self._names.get(id(tensor), path)
         self._constants[id(tensor)] = node
+        self._constant.add(node)
+        self._tensors[node] = tensor
         return node
 
     def finish(
@@ -125,12 +163,12 @@ class GraphBuilder:
         opset: int,
         metadata: dict[str, str] | None = None,
     ) -> Graph:
-        """Close the graph: nodes that no output needs go, and the module is in eval mode."""
+        """Close the graph: nodes that no output needs go, patterns are raised, and the module is in eval mode."""
         self.graph.output(tuple(self._argument(value) for _, value in outputs))
         for node in reversed(self.graph.nodes):
             if not node.users and node.op not in ("placeholder", "output"):
                 self.graph.erase_node(node)
-        return Graph(
+        graph = Graph(
             module=fx.GraphModule(self.root, self.graph).eval(),
             inputs=tuple(self._inputs),
             outputs=tuple(spec for spec, _ in outputs),
@@ -138,6 +176,8 @@ class GraphBuilder:
             metadata=metadata or {},
             notes=self.notes,
         )
+        raise_patterns(graph)
+        return graph
 
     def _folded(self, function: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> Tensor:
         """A weight that was only laid out anew keeps its name, and a transposed one stays tied to its source."""

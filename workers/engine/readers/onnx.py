@@ -189,6 +189,8 @@ def _read_node(proto: NodeProto, opsets: dict[str, int], values: _Values, graph:
             "another opset, in which the exporter writes it in other operators"
         )
     inputs = tuple(values[name] if name else None for name in proto.input)
+    if op.modules:
+        inputs = tuple(graph.known(value) for value in inputs)
     node = OnnxNode(
         op_type=proto.op_type,
         domain=domain,

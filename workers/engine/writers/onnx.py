@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from workers.engine.dtypes import ONNX_OF_TORCH, TORCH_OF_WORD
 from workers.engine.encodings import Encoding
 from workers.engine.errors import UnsupportedModelError
 from workers.engine.graph import Graph
-from workers.engine.ops.base import op_of
+from workers.engine.ops.base import OLDEST_OPSET, op_of
 from workers.engine.writers import writes
 
 PRODUCER = "modelpress"
-OLDEST_OPSET = 13
-"""The first opset with per-channel `DequantizeLinear`."""
+UNIFORM_ELEMENTS = 1024
+"""A tensor of one value that has as many is not worth its bytes."""
 LARGEST_FILE = 2**31 - 2**20
 """Protobuf messages end at 2 GiB."""
 
@@ -119,11 +119,22 @@ class OnnxBuilder:
             made = [self._names[node]]
         self._add(op_type, names, made, self.layer(node), domain, attributes)
 
-    def node(self, op_type: str, inputs: Sequence[str], name: str, *, domain: str = "", **attributes: Any) -> str:
+    def node(self, op_type: str, inputs: Sequence[Any], name: str, *, domain: str = "", **attributes: Any) -> str:
         """Add a node of one output; returns the output's name, which is `name` or the nearest free one."""
+        names = [self.value(argument) for argument in inputs]
         unique = self._unique(name)
-        self._add(op_type, list(inputs), [unique], unique, domain, attributes)
+        self._add(op_type, names, [unique], unique, domain, attributes)
         return unique
+
+    def mean(self, value: Any, axes: Iterable[int], name: str) -> str:
+        """A mean over axes that stay, of length 1; the axes were an attribute before opset 18."""
+        if self.opset >= 18:
+            return self.node("ReduceMean", [value, tuple(axes)], name)
+        return self.node("ReduceMean", [value], name, axes=tuple(axes))
+
+    def number(self, number: float, dtype: torch.dtype) -> str:
+        """A constant of no dimension."""
+        return self.initializer("literal", torch.tensor(number, dtype=dtype))
 
     def nodes(self, op_type: str, inputs: Sequence[str], name: str, outputs: int) -> list[str]:
         """Add a node of several outputs; returns their names."""
@@ -133,6 +144,8 @@ class OnnxBuilder:
 
     def initializer(self, name: str, tensor: Tensor) -> str:
         """Store a tensor; equal tensors are stored once. Returns the name it is stored under."""
+        if _uniform(tensor):
+            return self._filled(name, tensor)
         proto = stored_tensor(name, tensor)
         key = (proto.data_type, tuple(proto.dims), hashlib.blake2b(proto.raw_data, digest_size=16).digest())
         if key not in self._stored:
@@ -141,6 +154,16 @@ class OnnxBuilder:
                 raise UnsupportedModelError("the result is larger than 2 GiB, which one ONNX file cannot hold")
             proto.name = self._stored[key] = self._unique(name)
             self._initializers.append(proto)
+        return self._stored[key]
+
+    def _filled(self, name: str, tensor: Tensor) -> str:
+        """A tensor of one value as a node that runtimes fold when they load the file."""
+        value = stored_tensor("", tensor.detach().flatten()[:1])
+        key = (value.data_type, tuple(tensor.shape), value.raw_data)
+        if key not in self._stored:
+            self._stored[key] = self._unique(name)
+            shape = self.initializer(f"{name}_shape", torch.tensor(tensor.shape))
+            self._add("ConstantOfShape", [shape], [self._stored[key]], self._stored[key], "", {"value": value})
         return self._stored[key]
 
     def weight(self, node: fx.Node, name: str, *, transpose: bool = False) -> str:
@@ -178,7 +201,7 @@ class OnnxBuilder:
         for node in self.graph.module.graph.nodes:
             if node.op not in ("call_module", "call_function"):
                 continue
-            needed.append(op_of(node).opset)
+            needed.append(op_of(node).opset_for(node))
             if node.op == "call_module":
                 module = self.module(node)
                 for name in getattr(module, "parametrizations", {}):
@@ -260,6 +283,13 @@ def _tensor(literal: Any) -> Tensor:
     first = literal[0] if isinstance(literal, (tuple, list)) and literal else literal
     dtype = torch.float32 if isinstance(first, float) else torch.bool if isinstance(first, bool) else torch.int64
     return torch.tensor(literal, dtype=dtype)
+
+
+def _uniform(tensor: Tensor) -> bool:
+    if tensor.numel() < UNIFORM_ELEMENTS or tensor.dtype not in (torch.float32, torch.int64):
+        return False
+    values = tensor.detach().flatten()
+    return bool(values[0] == values[-1]) and bool((values == values[0]).all())
 
 
 def stored_tensor(name: str, tensor: Tensor) -> TensorProto:
