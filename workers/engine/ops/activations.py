@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
-from torch import Tensor
+from torch import Tensor, fx
 
 from workers.engine.ops.aten import reads_aten, reads_aten_as
-from workers.engine.ops.base import Quantization
-from workers.engine.ops.plain import plain
+from workers.engine.ops.base import Quantization, register
+from workers.engine.ops.plain import Composite, plain
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
+    from workers.engine.writers.onnx import OnnxBuilder
 
 UNARY = Quantization()
 FUSED = Quantization(fused=True)
@@ -106,15 +108,66 @@ plain("ThresholdedRelu", thresholded_relu)
 plain("PRelu", prelu)
 plain("Sigmoid", torch.sigmoid, quantization=UNARY)
 plain("HardSigmoid", hard_sigmoid)
-plain("HardSwish", hard_swish, opset=14)
 plain("Tanh", torch.tanh)
-plain("Gelu", gelu, opset=20)
-plain("Mish", mish, opset=18)
-plain("Swish", swish, opset=24)
 plain("Softplus", softplus)
 plain("Softsign", softsign)
 plain("Shrink", shrink)
 plain("Clip", clip, quantization=FUSED, literals=frozenset({1, 2}), attribute_before={1: ("min", 11), 2: ("max", 11)})
+
+
+@register
+class HardSwish(Composite):
+    name = "HardSwish"
+    functions = (hard_swish,)
+    opset = 14
+
+    def write_parts(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        gate = onnx.node("HardSigmoid", [node.args[0]], f"{node.name}_gate", alpha=1 / 6, beta=0.5)
+        onnx.emit(node, "Mul", [node.args[0], gate])
+
+
+@register
+class Gelu(Composite):
+    name = "Gelu"
+    functions = (gelu,)
+    opset = 20
+
+    def write_parts(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        x, name = node.args[0], node.name
+        if node.kwargs["approximate"] == "tanh":
+            cube = onnx.node("Pow", [x, 3.0], f"{name}_cube")
+            bent = onnx.node("Add", [x, onnx.node("Mul", [cube, 0.044715], f"{name}_bend")], f"{name}_bent")
+            steep = onnx.node("Mul", [bent, math.sqrt(2 / math.pi)], f"{name}_steep")
+            share = onnx.node("Tanh", [steep], f"{name}_tanh")
+        else:
+            share = onnx.node("Erf", [onnx.node("Div", [x, math.sqrt(2)], f"{name}_scaled")], f"{name}_erf")
+        gate = onnx.node("Add", [share, 1.0], f"{name}_gate")
+        onnx.emit(node, "Mul", [onnx.node("Mul", [x, gate], f"{name}_gated"), 0.5])
+
+
+@register
+class Swish(Composite):
+    name = "Swish"
+    functions = (swish,)
+    opset = 24
+
+    def write_parts(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        x, alpha = node.args[0], node.kwargs["alpha"]
+        steep = x if alpha == 1 else onnx.node("Mul", [x, alpha], f"{node.name}_steep")
+        onnx.emit(node, "Mul", [x, onnx.node("Sigmoid", [steep], f"{node.name}_gate")])
+
+
+@register
+class Mish(Composite):
+    name = "Mish"
+    functions = (mish,)
+    opset = 18
+
+    def write_parts(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        x = node.args[0]
+        gate = onnx.node("Tanh", [onnx.node("Softplus", [x], f"{node.name}_softplus")], f"{node.name}_gate")
+        onnx.emit(node, "Mul", [x, gate])
+
 
 UNARY_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Abs": torch.abs,

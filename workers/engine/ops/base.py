@@ -36,6 +36,8 @@ class Quantization:
     fused: bool = False
 
 
+OLDEST_OPSET = 13
+"""Written files have at least this one: the first with per-channel `DequantizeLinear`."""
 FEW = 1024
 """Shapes, axes and scalars: what is computed while reading."""
 MOST = 1 << 28
@@ -59,8 +61,10 @@ class Op:
     quantization: ClassVar[Quantization | None] = None
     folds: ClassVar[int] = FEW
     """Elements up to which constants are computed while reading; 0 where small inputs can make large outputs."""
-    opset: ClassVar[int] = 13
+    opset: ClassVar[int] = OLDEST_OPSET
     """First opset that knows the form that `write` writes."""
+    taken_apart: ClassVar[bool] = False
+    """For older opsets `write` writes the parts that exporters make of it there, 32-bit floats in between."""
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:  # noqa: ARG002 (for subclasses)
         """Add the ONNX node to the graph and return its outputs. Raises UnsupportedModelError with a reason."""
@@ -73,6 +77,10 @@ class Op:
     def axes(self, node: fx.Node, axes: Axes) -> None:
         """Say which dimensions of inputs, weights and outputs are the same one; by default all that it touches stay."""
         axes.freeze(node, f"{self.name} has no rule for removing parts of its inputs")
+
+    def opset_for(self, node: fx.Node) -> int:
+        """First opset that the node can be written in: what was read in parts can always be written in parts."""
+        return OLDEST_OPSET if self.taken_apart and node.meta.get("raised") else self.opset
 
     def macs(self, node: fx.Node) -> int:  # noqa: ARG002 (most ops have none)
         """Multiply-accumulates of one call; shapes are in `meta["shape"]` of the node and of its arguments."""

@@ -178,6 +178,21 @@ def local_response_normalization(
     return x / (bias + alpha * means) ** beta
 
 
+def _write_scaled(node: fx.Node, onnx: OnnxBuilder, values: Any, weights: list[str]) -> None:
+    """Values over the root of their mean square, as exporters write it and runtimes know it again."""
+    module, name = onnx.module(node), node.name
+    dtype = module.weight.dtype
+    squares = onnx.node("Pow", [values, onnx.number(2, dtype)], f"{name}_squares")
+    variance = onnx.mean(squares, range(module.axis, 0), f"{name}_variance")
+    shifted = onnx.node("Add", [variance, onnx.number(module.eps, dtype)], f"{name}_shifted")
+    normal = onnx.node("Div", [values, onnx.node("Sqrt", [shifted], f"{name}_deviation")], f"{name}_normal")
+    scale, shift = weights
+    if shift:
+        onnx.emit(node, "Add", [onnx.node("Mul", [normal, scale], f"{name}_scaled"), shift])
+    else:
+        onnx.emit(node, "Mul", [normal, scale])
+
+
 def _check_stash(node: OnnxNode) -> None:
     if node.attribute("stash_type", 1) != 1:
         raise node.refuse("stash_type is not float32")
@@ -228,6 +243,7 @@ class LayerNormalization(LayerOp):
     weight_inputs = (1, 2)
     results = 3
     opset = 17
+    taken_apart = True
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:
         """The function also where the file asks for the mean or the deviation."""
@@ -247,7 +263,12 @@ class LayerNormalization(LayerOp):
     def write_layer(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         module: Any = onnx.module(node)
         weights = [onnx.weight(node, "weight"), onnx.weight(node, "bias")]
-        onnx.emit(node, "LayerNormalization", [node.args[0], *weights], axis=module.axis, epsilon=module.eps)
+        if onnx.opset >= self.opset:
+            onnx.emit(node, "LayerNormalization", [node.args[0], *weights], axis=module.axis, epsilon=module.eps)
+            return
+        mean = onnx.mean(node.args[0], range(module.axis, 0), f"{node.name}_mean")
+        centred = onnx.node("Sub", [node.args[0], mean], f"{node.name}_centred")
+        _write_scaled(node, onnx, centred, weights)
 
 
 @register
@@ -257,6 +278,7 @@ class RMSNormalization(LayerOp):
     functions = (rms_normalization,)
     weight_inputs = (1,)
     opset = 23
+    taken_apart = True
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:
         _check_stash(node)
@@ -270,7 +292,10 @@ class RMSNormalization(LayerOp):
     def write_layer(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         module: Any = onnx.module(node)
         inputs = [node.args[0], onnx.weight(node, "weight")]
-        onnx.emit(node, "RMSNormalization", inputs, axis=module.axis, epsilon=module.eps)
+        if onnx.opset >= self.opset:
+            onnx.emit(node, "RMSNormalization", inputs, axis=module.axis, epsilon=module.eps)
+        else:
+            _write_scaled(node, onnx, node.args[0], [inputs[1], ""])
 
 
 @register

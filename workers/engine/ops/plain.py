@@ -136,6 +136,22 @@ class Plain(Op):
         onnx.emit(node, self.name, inputs, outputs=self.results, **attributes)
 
 
+class Composite(Plain):
+    """An op that older opsets have only in parts."""
+
+    taken_apart = True
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        if onnx.opset >= self.opset:
+            super().write(node, onnx)
+        else:
+            self.write_parts(node, onnx)
+
+    def write_parts(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        """As exporters write it, and runtimes know it again."""
+        raise TypeError(self.name)
+
+
 def plain(
     name: str,
     function: Callable[..., Any],

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from workers.engine.graph import Graph
-from workers.engine.ops.activations import clip, hard_sigmoid, hard_swish
+from workers.engine.ops.activations import clip, hard_sigmoid, hard_swish, swish
 from workers.engine.ops.base import Op, Quantization, register
 from workers.engine.ops.pooling import global_average_pool
 from workers.engine.ops.reductions import reduce_mean
@@ -69,6 +69,8 @@ def _addition(node: fx.Node) -> fx.Node:
 def lower(graph: Graph, values: Mapping[fx.Node, Any]) -> Lowered:
     """Rewrite in place; `values` are the results of all nodes on some inputs. The graph answers as before."""
     lowered = Lowered()
+    for node in [node for node in graph.module.graph.nodes if node.target is swish]:
+        _take_apart_swish(graph, node)
     means = [node for node in graph.module.graph.nodes if node.target is reduce_mean]
     for node in means:
         _lower_mean(graph, node, values)
@@ -79,6 +81,17 @@ def lower(graph: Graph, values: Mapping[fx.Node, Any]) -> Lowered:
             graph.module.graph.erase_node(node)
     graph.module.recompile()
     return lowered
+
+
+def _take_apart_swish(graph: Graph, node: fx.Node) -> None:
+    """x × sigmoid(alpha x): both have integer kernels, the whole has none."""
+    nodes, source, alpha = graph.module.graph, node.args[0], float(cast("float", node.kwargs["alpha"]))
+    with nodes.inserting_before(node):
+        steep = source if alpha == 1 else nodes.call_function(gain, (source,), {"factor": alpha})
+        gate = nodes.call_function(torch.sigmoid, (steep,))
+        gated = nodes.call_function(torch.mul, (source, gate))
+    node.replace_all_uses_with(gated, propagate_meta=True)
+    nodes.erase_node(node)
 
 
 def _lower_mean(graph: Graph, node: fx.Node, values: Mapping[fx.Node, Any]) -> None:
