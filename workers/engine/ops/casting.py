@@ -8,6 +8,7 @@ from torch import Tensor
 
 from workers.engine.dtypes import ONNX_OF_TORCH, TORCH_OF_ONNX
 from workers.engine.ops.aten import reads_aten
+from workers.engine.ops.axis_rules import elementwise
 from workers.engine.ops.base import ANY, register
 from workers.engine.ops.plain import Plain, plain
 
@@ -25,13 +26,14 @@ def cast_like(x: Tensor, like: Tensor, *, saturate: int = 1) -> Tensor:  # noqa:
     return x.to(like.dtype)
 
 
-plain("CastLike", cast_like, attribute_since={"saturate": 19}, opset=15)
+plain("CastLike", cast_like, axes=elementwise, attribute_since={"saturate": 19}, opset=15)
 
 
 @register
 class Cast(Plain):
     name = "Cast"
     functions = (cast,)
+    axes = elementwise
     folds = ANY
     attribute_since: ClassVar[dict[str, int]] = {"saturate": 19}
 
@@ -42,9 +44,17 @@ class Cast(Plain):
         return graph.call(cast, value, to=to, saturate=node.attribute("saturate", 1))
 
 
-@reads_aten("to.dtype", "to.dtype_layout", "_to_copy.default")
+@reads_aten("to.dtype", "to.dtype_layout", "to.device", "_to_copy.default")
 def read_aten_cast(node: AtenNode, graph: GraphBuilder) -> Value:
     dtype = node.get("dtype")
+    if dtype is None or dtype == node.dtype:
+        return node.value("self")
+    return graph.call(cast, node.value("self"), to=ONNX_OF_TORCH[dtype], saturate=1)
+
+
+@reads_aten("to.other", "type_as.default")
+def read_aten_cast_like(node: AtenNode, graph: GraphBuilder) -> Value:
+    dtype = node.dtypes["other"]
     if dtype is None or dtype == node.dtype:
         return node.value("self")
     return graph.call(cast, node.value("self"), to=ONNX_OF_TORCH[dtype], saturate=1)

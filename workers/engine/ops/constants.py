@@ -15,6 +15,7 @@ from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.base import MOST, Op, register
 from workers.engine.ops.plain import as_literal, plain
 from workers.engine.ops.reductions import as_ints
+from workers.engine.ops.shapes import shape as shape_of
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
@@ -84,12 +85,22 @@ plain("Range", number_range, folds=0)
 plain("EyeLike", eye_like)
 
 
-@reads_aten("zeros.default", "ones.default", "full.default")
+@reads_aten(
+    "zeros.default", "ones.default", "full.default", "new_zeros.default", "new_ones.default", "new_full.default",
+    "zeros_like.default", "ones_like.default", "full_like.default",
+)  # fmt: skip
 def read_aten_filled(node: AtenNode, graph: GraphBuilder) -> Value:
-    kind = node.target.split(".")[0]
-    number = {"zeros": 0, "ones": 1}.get(kind, node.get("fill_value"))
-    value = torch.tensor(number, dtype=node.get("dtype") or torch.float32)
-    sizes = node.vector(node.get("size"), graph)
+    kind = node.target.split(".")[0].removeprefix("new_").removesuffix("_like")
+    number = {"zeros": 0, "ones": 1}.get(kind, node.plain(node.get("fill_value")))
+    if not isinstance(number, (bool, int, float)):
+        raise node.unsupported("the number that it fills in is computed")
+    value = torch.tensor(number, dtype=node.output_dtypes[0] or torch.float32)
+    if "size" in node.arguments:
+        sizes = node.vector(node.get("size"), graph)
+    elif all(isinstance(length, int) for length in node.sizes["self"]):
+        sizes = tuple(int(length) for length in node.sizes["self"])
+    else:
+        sizes = graph.call(shape_of, node.value("self"), start=0)
     if isinstance(sizes, tuple):
         check_size(sizes)
         return graph.keep(value.expand(sizes).clone())

@@ -7,9 +7,10 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from workers.engine.ops.aten import operands_of, reads_aten, reads_aten_as
+from workers.engine.ops.axis_rules import elementwise
 from workers.engine.ops.base import Quantization
 from workers.engine.ops.plain import plain
 
@@ -62,33 +63,33 @@ def is_infinite(x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1
     return negative | torch.isposinf(x) if detect_positive else negative
 
 
-plain("Add", torch.add, quantization=BINARY)
-plain("Sub", torch.sub)
-plain("Mul", torch.mul, quantization=BINARY)
-plain("Div", divide)
-plain("Pow", power)
-plain("Mod", modulo)
-plain("Max", maximum)
-plain("Min", minimum)
-plain("Sum", total)
-plain("Mean", mean)
-plain("Equal", torch.eq)
-plain("Less", torch.lt)
-plain("LessOrEqual", torch.le)
-plain("Greater", torch.gt)
-plain("GreaterOrEqual", torch.ge)
-plain("And", torch.logical_and)
-plain("Or", torch.logical_or)
-plain("Xor", torch.logical_xor)
-plain("Not", torch.logical_not)
-plain("BitwiseAnd", torch.bitwise_and, opset=18)
-plain("BitwiseOr", torch.bitwise_or, opset=18)
-plain("BitwiseXor", torch.bitwise_xor, opset=18)
-plain("BitwiseNot", torch.bitwise_not, opset=18)
-plain("BitShift", bit_shift)
-plain("Where", torch.where)
-plain("IsNaN", torch.isnan)
-plain("IsInf", is_infinite)
+plain("Add", torch.add, axes=elementwise, quantization=BINARY)
+plain("Sub", torch.sub, axes=elementwise)
+plain("Mul", torch.mul, axes=elementwise, quantization=BINARY)
+plain("Div", divide, axes=elementwise)
+plain("Pow", power, axes=elementwise)
+plain("Mod", modulo, axes=elementwise)
+plain("Max", maximum, axes=elementwise)
+plain("Min", minimum, axes=elementwise)
+plain("Sum", total, axes=elementwise)
+plain("Mean", mean, axes=elementwise)
+plain("Equal", torch.eq, axes=elementwise)
+plain("Less", torch.lt, axes=elementwise)
+plain("LessOrEqual", torch.le, axes=elementwise)
+plain("Greater", torch.gt, axes=elementwise)
+plain("GreaterOrEqual", torch.ge, axes=elementwise)
+plain("And", torch.logical_and, axes=elementwise)
+plain("Or", torch.logical_or, axes=elementwise)
+plain("Xor", torch.logical_xor, axes=elementwise)
+plain("Not", torch.logical_not, axes=elementwise)
+plain("BitwiseAnd", torch.bitwise_and, axes=elementwise, opset=18)
+plain("BitwiseOr", torch.bitwise_or, axes=elementwise, opset=18)
+plain("BitwiseXor", torch.bitwise_xor, axes=elementwise, opset=18)
+plain("BitwiseNot", torch.bitwise_not, axes=elementwise, opset=18)
+plain("BitShift", bit_shift, axes=elementwise)
+plain("Where", torch.where, axes=elementwise)
+plain("IsNaN", torch.isnan, axes=elementwise)
+plain("IsInf", is_infinite, axes=elementwise)
 
 
 ATEN_FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -142,3 +143,34 @@ def read_aten_addcmul(node: AtenNode, graph: GraphBuilder) -> Value:
 def read_aten_masked_fill(node: AtenNode, graph: GraphBuilder) -> Value:
     x, value = operands_of(node, graph, [node.get("self"), node.get("value")])
     return graph.call(torch.where, node.value("mask"), value, x)
+
+
+LOGIC: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "and": (torch.logical_and, torch.bitwise_and),
+    "or": (torch.logical_or, torch.bitwise_or),
+    "xor": (torch.logical_xor, torch.bitwise_xor),
+}
+
+
+@reads_aten(
+    *(f"bitwise_{name}.Tensor" for name in LOGIC),
+    *(f"bitwise_{name}.Scalar" for name in LOGIC),
+    *(f"__{name}__.Tensor" for name in LOGIC),
+    *(f"__{name}__.Scalar" for name in LOGIC),
+)
+def read_aten_logic(node: AtenNode, graph: GraphBuilder) -> Value:
+    """One word for two things: booleans are joined, and bits of integers."""
+    of_booleans, of_bits = LOGIC[node.target.split(".")[0].strip("_").removeprefix("bitwise_")]
+    operands = operands_of(node, graph, [node.get("self"), node.get("other")])
+    return graph.call(of_booleans if node.dtype is torch.bool else of_bits, *operands)
+
+
+@reads_aten("where.ScalarOther", "where.ScalarSelf", "where.Scalar")
+def read_aten_choice(node: AtenNode, graph: GraphBuilder) -> Value:
+    """Numbers take the dtype of the tensor beside them; two numbers that of the result."""
+    dtype = node.dtypes.get("self") or node.dtypes.get("other") or node.output_dtypes[0] or torch.float32
+    chosen = [
+        value if isinstance(value, (Tensor, fx.Node)) else graph.keep(torch.tensor(value, dtype=dtype))
+        for value in (node.plain(node.get(side)) for side in ("self", "other"))
+    ]
+    return graph.call(torch.where, node.value("condition"), *chosen)

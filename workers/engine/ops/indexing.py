@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial, reduce
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.base import Quantization, register
 from workers.engine.ops.plain import Plain, as_literal, plain
 from workers.engine.ops.reductions import as_ints
-from workers.engine.ops.shapes import concat
+from workers.engine.ops.shapes import concat, unsqueeze
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
@@ -221,12 +222,19 @@ def read_aten_unbind(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:
 
 @reads_aten("index.Tensor")
 def read_aten_index(node: AtenNode, graph: GraphBuilder) -> Value:
-    """A stored table of places along one dim; masks would give a size that depends on the values."""
+    """Places along one dim, or along the first few together; masks would give a size that depends on the values."""
     chosen = [(axis, index) for axis, index in enumerate(node.get("indices")) if index is not None]
-    if len(chosen) != 1 or not isinstance(chosen[0][1], Tensor) or chosen[0][1].dtype != torch.int64:
-        raise node.unsupported("its index is not one stored tensor of places")
-    axis, places = chosen[0]
-    return graph.call(gather, node.value("self"), places, axis=axis)
+    if not chosen or any(kind not in (torch.int64, torch.int32) for kind in node.item_dtypes["indices"]):
+        raise node.unsupported("its index is a mask, whose result has a size that only the values tell")
+    if len(chosen) == 1:
+        axis, places = chosen[0]
+        return graph.call(gather, node.value("self"), places, axis=axis)
+    if [axis for axis, _ in chosen] != list(range(len(chosen))):
+        raise node.unsupported("it picks along several dims that are not the first ones")
+    zero = graph.keep(torch.tensor(0))
+    common = graph.call(torch.mul, reduce(partial(graph.call, torch.add), [places for _, places in chosen]), zero)
+    columns = [graph.call(unsqueeze, graph.call(torch.add, places, common), (-1,)) for _, places in chosen]
+    return graph.call(gather_nd, node.value("self"), graph.call(concat, *columns, axis=-1), batch_dims=0)
 
 
 @reads_aten("roll.default")

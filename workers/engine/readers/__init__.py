@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
+from workers.engine.readers.kinds import ZIP, kind_of
 
 if TYPE_CHECKING:
     from workers.engine.graph import Graph
 
-ZIP = b"PK\x03\x04"
-PICKLE = b"\x80"
-TFLITE = b"TFL3"
-HDF5 = b"\x89HDF"
+__all__ = ["ZIP", "read_model"]
 
 
 def read_model(path: Path, architecture: Path | None = None) -> tuple[str, Graph]:
@@ -23,33 +21,50 @@ def read_model(path: Path, architecture: Path | None = None) -> tuple[str, Graph
 
     Raises InvalidModelError or UnsupportedModelError with what is wrong and what to do.
     """
-    format_, graph = _read(path)
+    format_, graph = _read(path, architecture)
     if not graph.inputs:
         raise UnsupportedModelError("the model has no inputs: there is nothing to run it on, or to compress it for")
     return format_, graph
 
 
-def _read(path: Path) -> tuple[str, Graph]:
-    with path.open("rb") as file:
-        head = file.read(16)
-    if not head:
-        raise InvalidModelError("the file is empty")
-    if head[:4] == ZIP:
-        from workers.engine.readers.pt2 import read_pt2  # noqa: PLC0415 (each format loads only what it needs)
+def _read(path: Path, architecture: Path | None) -> tuple[str, Graph]:
+    """Each format loads only what it needs."""
+    kind = kind_of(path)
+    if kind in ("state_dict", "safetensors"):
+        from workers.engine.readers.state_dict import read_state_dict  # noqa: PLC0415 (as the docstring says)
+
+        return "state_dict", read_state_dict(path, kind, architecture)
+    if architecture is not None:
+        raise InvalidModelError("the file holds a whole model, so it takes no architecture beside it")
+    if kind == "pt2":
+        from workers.engine.readers.pt2 import read_pt2  # noqa: PLC0415 (as the docstring says)
 
         return "pt2", read_pt2(path)
-    if head[:4] == HDF5 or head[4:8] == TFLITE:
-        raise UnsupportedModelError("Keras and TFLite files are not read: export the model to ONNX (tf2onnx does it)")
-    if head[:1] == PICKLE and head[1:2] in b"\x02\x03\x04\x05":
-        raise UnsupportedModelError(
-            "this is a pickle, which can run code and is never loaded: export the model with torch.onnx.export or "
-            "torch.export.save"
-        )
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        raise UnsupportedModelError(
-            "safetensors hold weights without an architecture: export the model with torch.onnx.export or "
-            "torch.export.save"
-        )
-    from workers.engine.readers.onnx import read_onnx  # noqa: PLC0415 (as above)
+    if kind == "torchscript":
+        from workers.engine.readers.torchscript import read_torchscript  # noqa: PLC0415 (as the docstring says)
+
+        return "torchscript", read_torchscript(path)
+    if kind == "archive":
+        return _read_archive(path)
+    from workers.engine.readers.onnx import read_onnx  # noqa: PLC0415 (as the docstring says)
 
     return "onnx", read_onnx(path)
+
+
+def _read_archive(path: Path) -> tuple[str, Graph]:
+    from workers.engine.readers.archive_folder import onnx_file, unpack  # noqa: PLC0415 (as above)
+
+    folder = unpack(path)
+    file = onnx_file(folder)
+    if file is not None:
+        from workers.engine.readers.onnx import read_onnx  # noqa: PLC0415 (as above)
+
+        return "onnx", read_onnx(file)
+    if (folder / "config.json").exists():
+        from workers.engine.readers.huggingface import read_huggingface  # noqa: PLC0415 (as above)
+
+        return "huggingface", read_huggingface(folder)
+    raise InvalidModelError(
+        "the archive holds neither an ONNX file nor a Hugging Face folder (config.json and safetensors): send one of "
+        "these, zipped, or a single model file as it is"
+    )

@@ -38,6 +38,10 @@ class AtenNode:
     dtypes: Mapping[str, torch.dtype | None]
     output_sizes: tuple[tuple[int | str, ...], ...]
     """Of the outputs that are tensors, in order."""
+    output_dtypes: tuple[torch.dtype | None, ...]
+    """Of the same."""
+    item_dtypes: Mapping[str, tuple[torch.dtype | None, ...]]
+    """For arguments that are lists of tensors: of those that are not None."""
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -106,11 +110,14 @@ class AtenNode:
         return graph.call(concat, *parts, axis=0)
 
     def layer(self, *weights: str) -> str:
-        """The user's name for the layer: the module path of its weights, else the scope it was traced in."""
-        for weight in weights:
-            for name in self.names.get(weight, ()):
-                return name.rpartition(".")[0] or name
-        return self.scope or self.name
+        """The user's name for the layer: the module path of its weights, else the scope it was traced in.
+
+        Of tied weights, the path that is the scope too.
+        """
+        paths = [name.rpartition(".")[0] or name for weight in weights for name in self.names.get(weight, ())]
+        if not paths or self.scope in paths:
+            return self.scope or self.name
+        return paths[0]
 
     def unsupported(self, reason: str) -> UnsupportedModelError:
         where = f" in {self.scope}" if self.scope else ""

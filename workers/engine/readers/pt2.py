@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,21 @@ PLAIN_SYMBOL = re.compile(r"(?:Symbol\(')?([a-z]+\d+)(?:',[^()']*\))?")
 
 
 Sizes = tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Words:
+    """The user's words for what a program has only numbers for, in the order of its inputs and outputs."""
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    dims: tuple[Mapping[int, str], ...] = ()
+    """For each input: the names of its dynamic axes."""
+    prefix: str = ""
+    """Of the module paths: a wrapper's, which is not the user's."""
+
+
+NO_WORDS = Words()
 
 
 def _arithmetic(function: Callable[..., Any]) -> Callable[[AtenNode, GraphBuilder], Value]:
@@ -72,10 +88,9 @@ def read_pt2(path: Path) -> Graph:
     archive.refuse_code(model)
     document = archive.json(f"models/{model}.json")
     try:
-        program = _Program(document)
         weights = archive.tensors("weights", f"{model}_weights_config.json")
         constants = archive.tensors("constants", f"{model}_constants_config.json")
-        return program.read({**constants, **weights})
+        return read_program(document, {**constants, **weights})
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise InvalidModelError(
             f"The program in the archive is not as PyTorch writes it ({type(error).__name__}: {str(error)[:120]}). "
@@ -83,8 +98,16 @@ def read_pt2(path: Path) -> Graph:
         ) from error
 
 
+def read_program(document: dict[str, Any], tensors: Mapping[str, Tensor], words: Words = NO_WORDS) -> Graph:
+    """The graph of a serialized program with these weights and constants, which are one object where they are tied.
+
+    Raises UnsupportedModelError, InvalidModelError, or KeyError and its like where the document is not a program.
+    """
+    return _Program(document, tensors, words).read()
+
+
 class _Program:
-    def __init__(self, document: dict[str, Any]) -> None:
+    def __init__(self, document: dict[str, Any], tensors: Mapping[str, Tensor], words: Words) -> None:
         version = document["schema_version"]["major"]
         if version != SCHEMA:
             raise InvalidModelError(
@@ -94,13 +117,19 @@ class _Program:
         self.module = document["graph_module"]
         self.graph = self.module["graph"]
         refuse_code(document)
+        self.words = words
+        self.tensors = tensors
+        self.aliases: dict[int, list[str]] = {}
+        for users_name, tensor in tensors.items():
+            self.aliases.setdefault(id(tensor), []).append(users_name.removeprefix(words.prefix))
+        self.symbols: dict[str, str] = {}
         self.values: dict[str, Value | Symbol] = {}
-        self.weight_names: dict[str, str] = {}
+        self.weight_names: dict[str, tuple[str, ...]] = {}
         self.builder = GraphBuilder()
 
-    def read(self, tensors: dict[str, Tensor]) -> Graph:
+    def read(self) -> Graph:
         for spec in self.module["signature"]["input_specs"]:
-            self._input(spec, tensors)
+            self._input(spec)
         mutated = [kind for spec in self.module["signature"]["output_specs"] for kind in spec if kind != "user_output"]
         if mutated:
             raise UnsupportedModelError(
@@ -115,10 +144,15 @@ class _Program:
             value = self.values[name]
             if isinstance(value, Symbol):
                 raise UnsupportedModelError("An output of the program is a plain number. Return tensors only.")
-            outputs.append((self._tensor_spec(f"output_{position}" if position else "output", name), value))
+            outputs.append((self._tensor_spec(self._output_name(position), name), value))
         return self.builder.finish(outputs, opset=WRITTEN_OPSET)
 
-    def _input(self, spec: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def _output_name(self, position: int) -> str:
+        if self.words.outputs:
+            return self.words.outputs[position]
+        return f"output_{position}" if position else "output"
+
+    def _input(self, spec: dict[str, Any]) -> None:
         ((kind, content),) = spec.items()
         if kind == "user_input":
             argument = content["arg"]
@@ -127,7 +161,14 @@ class _Program:
                     f"An input of the program is no tensor ({next(iter(argument))}). Export it with tensors only."
                 )
             name = _identifier(argument["as_tensor"]["name"], "input")
-            self.values[name] = self.builder.input(self._tensor_spec(name, name))
+            position = len(self.builder.graph.find_nodes(op="placeholder"))
+            users_name = self.words.inputs[position] if self.words.inputs else name
+            if self.words.dims:
+                for axis, word in self.words.dims[position].items():
+                    size = self.graph["tensor_values"][name]["sizes"][axis]
+                    if "as_expr" in size:
+                        self.symbols.setdefault(_plain_symbol(size), word)
+            self.values[name] = self.builder.input(self._tensor_spec(users_name, name))
             return
         stored = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
         if kind not in stored:
@@ -135,13 +176,14 @@ class _Program:
                 f"The program takes a {kind.replace('_', ' ')}. Export the model with tensors only."
             )
         name, users = content["arg"]["name"], content[stored[kind]]
-        if users not in tensors:
+        if users not in self.tensors:
             raise InvalidModelError(f"The archive lacks the tensor {users!r}. The file is damaged: upload it again.")
-        tensor = tensors[users]
+        tensor = self.tensors[users]
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InvalidModelError(f"The tensor {users!r} holds NaN or infinity. Train the model again, or repair it.")
-        self.values[name] = tensor
-        self.weight_names[name] = users
+        own = users.removeprefix(self.words.prefix)
+        self.values[name] = self.builder.name(tensor, own)
+        self.weight_names[name] = (own, *(alias for alias in self.aliases[id(tensor)] if alias != own))
 
     def _tensor_spec(self, users_name: str, name: str) -> TensorSpec:
         meta = self.graph["tensor_values"][name]
@@ -155,10 +197,10 @@ class _Program:
         """PyTorch forgets the users' names of dynamic dims: the first axis is called batch, others by their symbol."""
         if "as_int" in size:
             return int(size["as_int"])
-        symbol = PLAIN_SYMBOL.fullmatch(str(size["as_expr"]["expr_str"]))
+        symbol = _plain_symbol(size)
         if symbol is None:
             return None
-        return "batch" if axis == 0 else symbol[1]
+        return self.symbols.get(symbol) or ("batch" if axis == 0 else symbol)
 
     def _node(self, node: dict[str, Any]) -> None:
         target = str(node["target"])
@@ -167,11 +209,13 @@ class _Program:
         names: dict[str, tuple[str, ...]] = {}
         sizes: dict[str, Sizes] = {}
         dtypes: dict[str, torch.dtype | None] = {}
+        items: dict[str, tuple[torch.dtype | None, ...]] = {}
         for entry in node["inputs"]:
             key = _identifier(entry["name"], "argument") if entry["name"] else f"argument_{len(arguments)}"
             arguments[key] = self._argument(target, entry["arg"])
             tensors = _tensor_names(entry["arg"])
-            names[key] = tuple(self.weight_names[tensor] for tensor in tensors if tensor in self.weight_names)
+            names[key] = tuple(alias for tensor in tensors for alias in self.weight_names.get(tensor, ()))
+            items[key] = tuple(DTYPES.get(self.graph["tensor_values"][tensor]["dtype"]) for tensor in tensors)
             if "as_tensor" in entry["arg"]:
                 sizes[key] = self._sizes(tensors[0])
                 dtypes[key] = DTYPES.get(self.graph["tensor_values"][tensors[0]]["dtype"])
@@ -179,12 +223,18 @@ class _Program:
         aten = AtenNode(
             target=target.removeprefix("torch.ops.aten."),
             name=name,
-            scope=_scope(node.get("metadata", {}).get("nn_module_stack", "")),
+            scope=_scope(node.get("metadata", {}).get("nn_module_stack", "")).removeprefix(self.words.prefix),
             arguments=arguments,
             names=names,
             sizes=sizes,
             dtypes=dtypes,
+            item_dtypes=items,
             output_sizes=tuple(self._sizes(output) for output in outputs if output in self.graph["tensor_values"]),
+            output_dtypes=tuple(
+                DTYPES.get(self.graph["tensor_values"][output]["dtype"])
+                for output in outputs
+                if output in self.graph["tensor_values"]
+            ),
         )
         read = SCALAR_READERS.get(target) or ATEN.get(aten.target)
         if read is None:
@@ -244,10 +294,16 @@ class _Program:
         return next(iter(content.values()))
 
 
+def _plain_symbol(size: dict[str, Any]) -> str | None:
+    found = PLAIN_SYMBOL.fullmatch(str(size["as_expr"]["expr_str"]))
+    return found and found[1]
+
+
 def _tensor_names(argument: dict[str, Any]) -> list[str]:
     if "as_tensor" in argument:
         return [argument["as_tensor"]["name"]]
-    return [entry["name"] for entry in argument.get("as_tensors", [])]
+    some = [entry["as_tensor"] for entry in argument.get("as_optional_tensors", []) if "as_tensor" in entry]
+    return [entry["name"] for entry in (*argument.get("as_tensors", []), *some)]
 
 
 def _output_names(argument: dict[str, Any]) -> list[str]:
