@@ -36,7 +36,7 @@ class Layer:
         return {name: weight for name, weight in found.items() if weight is not None}
 
     def channel_axis(self, weight: str) -> int:
-        return self.op.weights[weight]
+        return self.op.channel_axis(self.module, weight)
 
     def constrain(self, weight: str, constraint: Constraint) -> None:
         constrain(self.module, weight, constraint)

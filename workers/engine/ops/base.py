@@ -74,6 +74,10 @@ class Op:
         """Add the node to the ONNX file and bind its name."""
         raise TypeError(f"{self.name} is not written to ONNX")
 
+    def channel_axis(self, module: nn.Module, weight: str) -> int:  # noqa: ARG002 (of a leaf that knows better)
+        """The axis of a weight's output channels."""
+        return self.weights[weight]
+
     def axes(self, node: fx.Node, axes: Axes) -> None:
         """Say which dimensions of inputs, weights and outputs are the same one; by default all that it touches stay."""
         axes.freeze(node, f"{self.name} has no rule for removing parts of its inputs")

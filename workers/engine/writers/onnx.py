@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 from torch import Tensor, fx, nn
 
 from modelpress.models import TensorSpec
@@ -50,6 +50,8 @@ class OnnxBuilder:
         self.opset = self._opset()
         self._nodes: list[Any] = []
         self._initializers: list[TensorProto] = []
+        self._opsets: dict[str, int] = {}
+        """Versions of the domains other than ONNX's own, where they are not 1."""
         self._bytes = 0
         self._taken = {spec.name for spec in (*graph.inputs, *graph.outputs)}
         self._names: dict[fx.Node, str] = {}
@@ -111,13 +113,7 @@ class OnnxBuilder:
         where nobody uses them.
         """
         names = self._trimmed([self.value(argument) for argument in inputs])
-        parts = [user for user in node.users if user.target is operator.getitem]
-        if parts:
-            made = self._bind_parts(node.name, parts, outputs)
-        else:
-            self._names[node] = self._wanted.get(node) or self._unique(node.name)
-            made = [self._names[node]]
-        self._add(op_type, names, made, self.layer(node), domain, attributes)
+        self._add(op_type, names, self.outputs(node, outputs), self.layer(node), domain, attributes)
 
     def node(self, op_type: str, inputs: Sequence[Any], name: str, *, domain: str = "", **attributes: Any) -> str:
         """Add a node of one output; returns the output's name, which is `name` or the nearest free one."""
@@ -142,6 +138,36 @@ class OnnxBuilder:
         self._add(op_type, list(inputs), unique, unique[0], "", {})
         return unique
 
+    def bind(self, node: fx.Node, name: str) -> None:
+        """Say under which name the value of an fx node stands in the file already."""
+        self._names[node] = name
+
+    def outputs(self, node: fx.Node, least: int = 0) -> list[str]:
+        """Names for the outputs of an fx node, bound to it: `least` so many, others only where somebody uses them."""
+        parts = [user for user in node.users if user.target is operator.getitem]
+        if parts:
+            return self._bind_parts(node.name, parts, least)
+        self._names[node] = self._wanted.get(node) or self._unique(node.name)
+        return [self._names[node]]
+
+    def free(self, name: str) -> str:
+        """The name or the nearest free one; nothing else gets it."""
+        return self._unique(name)
+
+    def splice(self, nodes: Sequence[NodeProto], opsets: Mapping[str, int]) -> None:
+        """Add ONNX nodes that have their final names already; `opsets` are the versions of the domains in them."""
+        self._nodes.extend(nodes)
+        self._opsets |= {domain: version for domain, version in opsets.items() if domain}
+
+    def keep(self, proto: TensorProto) -> str:
+        """Store a tensor of any type as it is. Returns the name it is stored under."""
+        kept = TensorProto()
+        kept.CopyFrom(proto)
+        kept.name = self._unique(proto.name)
+        self._count(kept.ByteSize())
+        self._initializers.append(kept)
+        return kept.name
+
     def initializer(self, name: str, tensor: Tensor) -> str:
         """Store a tensor; equal tensors are stored once. Returns the name it is stored under."""
         if _uniform(tensor):
@@ -149,9 +175,7 @@ class OnnxBuilder:
         proto = stored_tensor(name, tensor)
         key = (proto.data_type, tuple(proto.dims), hashlib.blake2b(proto.raw_data, digest_size=16).digest())
         if key not in self._stored:
-            self._bytes += len(proto.raw_data)
-            if self._bytes > LARGEST_FILE:
-                raise UnsupportedModelError("the result is larger than 2 GiB, which one ONNX file cannot hold")
+            self._count(len(proto.raw_data))
             proto.name = self._stored[key] = self._unique(name)
             self._initializers.append(proto)
         return self._stored[key]
@@ -186,7 +210,8 @@ class OnnxBuilder:
             self._initializers,
         )
         opsets = [helper.make_opsetid("", self.opset)]
-        opsets += [helper.make_opsetid(domain, 1) for domain in sorted({n.domain for n in self._nodes if n.domain})]
+        domains = dict.fromkeys((n.domain for n in self._nodes if n.domain), 1) | self._opsets
+        opsets += [helper.make_opsetid(domain, version) for domain, version in sorted(domains.items())]
         model = ModelProto(
             ir_version=helper.find_min_ir_version_for(opsets, ignore_unknown=True),
             producer_name=PRODUCER,
@@ -224,6 +249,11 @@ class OnnxBuilder:
         if not transpose:
             self._plain[id(tensor)] = name
         return name
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes > LARGEST_FILE:
+            raise UnsupportedModelError("the result is larger than 2 GiB, which one ONNX file cannot hold")
 
     def _bind_parts(self, name: str, parts: list[fx.Node], least: int) -> list[str]:
         """Names of a node's outputs; those that nobody asks for are left out."""
