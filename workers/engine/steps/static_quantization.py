@@ -28,7 +28,6 @@ from workers.engine.quantization.smoothing import smooth
 from workers.engine.quantization.storage import too_few_channels
 from workers.engine.quantization.weight_bits import stored_bits, weight_bits
 from workers.engine.steps import applies
-from workers.engine.transforms.absorb_bias import absorb_bias
 from workers.engine.transforms.fold_batch_norm import fold_batch_norm
 
 FEW = 8
@@ -50,7 +49,6 @@ def static_quantization(step: StaticQuantization, graph: Graph, context: Context
     folded = fold_batch_norm(graph)
     if folded:
         context.notes.append(f"{folded} batch norms are folded into the layers before them")
-    absorb_bias(graph)
     lowered = lower(graph, record(graph, few[0]))
     layers, stored = _layers(step, graph, context)
     _prepare(step, graph, context, [record(graph, inputs) for inputs in few])
