@@ -1,0 +1,83 @@
+"""Rules that many ops share about which dimensions are the same: an op's record names its own as `axes`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import fx
+
+from workers.engine.ops.base import Op, source_of
+
+if TYPE_CHECKING:
+    from workers.engine.structure.axes import Axes
+    from workers.engine.structure.labels import Dim
+
+
+def elementwise(_: Op, node: fx.Node, axes: Axes) -> None:
+    """Inputs are broadcast against each other, and each element of the output comes from the same place in all."""
+    shape = axes.shape(node)
+    dims: list[Dim | None] = [None] * len(shape)
+    for source in node.all_input_nodes:
+        own = axes.of(source)
+        for axis, dim in enumerate(own, len(shape) - len(own)):
+            if dim.size == 1 and shape[axis] != 1:
+                continue
+            known = dims[axis]
+            if known is None:
+                dims[axis] = dim
+            else:
+                axes.same(known, dim)
+    axes.give(node, [axes.stays(1, "it is one element") if dim is None else dim for dim in dims])
+
+
+def windowed(op: Op, node: fx.Node, axes: Axes) -> None:
+    """Each channel (dimension 1) is worked on by itself, all that follows it as one picture."""
+    dims = axes.of(source_of(node))
+    for dim in dims[2:]:
+        axes.keep(dim, f"{op.name} works across it")
+    shape = axes.shape(node)
+    axes.give(node, [*dims[:2], *(axes.stays(size, f"{op.name} works across it") for size in shape[2:])])
+
+
+def coupled(op: Op, node: fx.Node, axes: Axes, along: set[int]) -> None:
+    """The output looks like the first input; elements along these dimensions depend on each other."""
+    dims = axes.of(source_of(node))
+    for axis in along:
+        axes.keep(dims[axis % len(dims)], f"{op.name} works across it")
+    axes.give(node, dims)
+
+
+def along_axis(op: Op, node: fx.Node, axes: Axes) -> None:
+    """Elements along the dimension `axis` depend on each other."""
+    coupled(op, node, axes, {int(node.kwargs["axis"])})  # type: ignore[arg-type]
+
+
+def reduced(op: Op, node: fx.Node, axes: Axes) -> None:
+    """The dimensions `axes`, or `axis`, become one element, or none without `keepdims`."""
+    source = source_of(node)
+    dims = axes.of(source)
+    chosen = node.kwargs["axis"] if "axis" in node.kwargs else node.args[1] if len(node.args) > 1 else None
+    if isinstance(chosen, fx.Node):
+        axes.freeze(node, f"{op.name} computes the dimensions that it works across")
+        return
+    given = [chosen] if isinstance(chosen, int) else list(chosen or ())  # type: ignore[arg-type]
+    if not given and not node.kwargs.get("noop_with_empty_axes"):
+        given = list(range(len(dims)))
+    gone = {int(axis) % len(dims) for axis in given}  # type: ignore[arg-type, call-overload]
+    for axis in gone:
+        axes.keep(dims[axis], f"{op.name} works across it")
+    one = axes.stays(1, "it is one element")
+    if node.kwargs["keepdims"]:
+        axes.give(node, [one if axis in gone else dim for axis, dim in enumerate(dims)])
+    else:
+        axes.give(node, [dim for axis, dim in enumerate(dims) if axis not in gone])
+
+
+def along_axes(op: Op, node: fx.Node, axes: Axes) -> None:
+    """Elements along the dimensions `axes` depend on each other."""
+    coupled(op, node, axes, {int(axis) for axis in node.kwargs["axes"]})  # type: ignore[union-attr, arg-type]
+
+
+def across_channels(op: Op, node: fx.Node, axes: Axes) -> None:
+    """Channels (dimension 1) depend on each other."""
+    coupled(op, node, axes, {1})
