@@ -28,6 +28,9 @@ def notes(reports: Sequence[Report], evaluated_on: Sequence[str | None]) -> list
     found = []
     if len({report.environment.cpu for report in reports}) > 1:
         found.append("The latencies were measured on different CPUs: compare their ratios, not their times.")
+    sized = {report.files[0].format if report.files else "onnx" for report in reports}
+    if len(sized) > 1:
+        found.append(f"The sizes are those of files in different formats: {', '.join(sorted(sized))}.")
     if len(set(evaluated_on)) > 1:
         found.append("Quality was measured on different datasets.")
     if len({report.agreement_data for report in reports}) > 1:

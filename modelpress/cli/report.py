@@ -43,6 +43,9 @@ def figures(report: Report) -> Table:
         size(after.zstd_bytes),
         smaller(before.zstd_bytes / after.zstd_bytes),
     )
+    if len(report.files) > 1:
+        for file in report.files:
+            made.add_row(f"file, {file.format}", "", size(file.bytes), smaller(file.ratio))
     for latency in report.latency:
         made.add_row(*latency_row(latency))
     if report.quality:

@@ -44,10 +44,17 @@ def show_model(context: typer.Context, model_id: str) -> None:
 
 
 @models.command("upload")
-def upload_model(context: typer.Context, path: Path, name: str | None = None) -> None:
+def upload_model(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="a file, or the folder of a model in several files")],
+    name: str | None = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="for weights alone: a model with their layers (mdl_…)")
+    ] = None,
+) -> None:
     """Upload a model and wait until it has been read; prints its id."""
     with connected(context) as client:
-        out.print(client.wait(client.upload_model(path, name)).id)
+        out.print(client.wait(client.upload_model(path, name, architecture=architecture)).id)
 
 
 @models.command("delete")

@@ -42,8 +42,10 @@ class AsyncClient:
 
     # models
 
-    async def upload_model(self, path: str | Path, name: str | None = None) -> Model:
-        return await self._run(flows.upload_model(Path(path), name))
+    async def upload_model(
+        self, path: str | Path, name: str | None = None, *, architecture: str | None = None
+    ) -> Model:
+        return await self._run(flows.upload_model(Path(path), name, architecture))
 
     async def get_model(self, model_id: str) -> Model:
         return await self._run(flows.send(calls.get_model(model_id)))

@@ -38,9 +38,12 @@ class Client:
 
     # models
 
-    def upload_model(self, path: str | Path, name: str | None = None) -> Model:
-        """Send a file as it is. The service reads it later: see `wait`."""
-        return self._run(flows.upload_model(Path(path), name))
+    def upload_model(self, path: str | Path, name: str | None = None, *, architecture: str | None = None) -> Model:
+        """Send a file as it is, or a folder: one of Hugging Face, or an ONNX file with its external data.
+
+        `architecture`: for weights alone, the id of a model with their layers. The service reads it later: see `wait`.
+        """
+        return self._run(flows.upload_model(Path(path), name, architecture))
 
     def get_model(self, model_id: str) -> Model:
         return self._run(flows.send(calls.get_model(model_id)))
@@ -85,7 +88,7 @@ class Client:
     # jobs
 
     def create_job(self, model_id: str, recipe: RecipeLike, **options: Unpack[JobOptions]) -> Job:
-        """Start a job. Options: data, teacher, task, targets, budget, runtime, seed, queue, labels."""
+        """Start a job. Options: data, teacher, task, targets, budget, formats, runtime, seed, queue, labels."""
         return self._run(flows.send(calls.create_job(model_id, recipe, options)))
 
     def plan_job(self, model_id: str, recipe: RecipeLike, **options: Unpack[JobOptions]) -> Plan:

@@ -11,7 +11,7 @@ import httpx
 from pydantic import TypeAdapter
 
 from modelpress.client.resources import Comparison, Dataset, Job, Model, Page, Plan, StepInfo
-from modelpress.jobs import Budget, JobData, Runtime, Targets, Task
+from modelpress.jobs import Budget, Format, JobData, Runtime, Targets, Task
 from modelpress.report import Report
 from modelpress.steps import Step
 
@@ -56,8 +56,8 @@ def at(collection: str, resource_id: str, *more: str) -> str:
     return "/".join(("/v1", collection, quote(resource_id, safe=""), *more))
 
 
-def upload(collection: str, path: Path, name: str | None, digest: str, answer: Answer[T]) -> Call[T]:
-    params = {"filename": path.name} | ({} if name is None else {"name": name})
+def upload(collection: str, path: Path, digest: str, answer: Answer[T], **given: str | None) -> Call[T]:
+    params = {"filename": path.name} | {key: value for key, value in given.items() if value is not None}
     headers = {
         "Content-Type": "application/octet-stream",
         "Content-Length": str(path.stat().st_size),
@@ -110,6 +110,7 @@ class JobOptions(TypedDict, total=False):
     teacher: str
     task: Task | Mapping[str, Any]
     targets: Targets | Mapping[str, Any]
+    formats: Sequence[Format]
     budget: Budget | Mapping[str, Any]
     runtime: Runtime
     seed: int

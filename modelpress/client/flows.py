@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from modelpress.client import calls
 from modelpress.client.calls import Call
 from modelpress.client.errors import ModelpressError
 from modelpress.client.files import PartFile, repr_digest
+from modelpress.client.folders import zip_folder
 from modelpress.client.resources import Dataset, File, Job, Model
 
 T = TypeVar("T")
@@ -69,14 +71,21 @@ def backoff(failures: int) -> float:
     return min(0.25 * 2.0 ** (failures - 1), 10)
 
 
-def upload_model(path: Path, name: str | None) -> Flow[Model]:
-    digest = yield Work(partial(repr_digest, path))
-    return (yield from send(calls.upload("models", path, name, digest, calls.MODEL)))
+def upload_model(path: Path, name: str | None, architecture: str | None) -> Flow[Model]:
+    """A folder goes as an archive, which is gone afterwards."""
+    with TemporaryDirectory(prefix="modelpress-") as scratch:
+        if path.is_dir():
+            archive = Path(scratch) / f"{path.resolve().name}.zip"
+            yield Work(partial(zip_folder, path, archive))
+            path = archive
+        digest = yield Work(partial(repr_digest, path))
+        call = calls.upload("models", path, digest, calls.MODEL, name=name, architecture=architecture)
+        return (yield from send(call))
 
 
 def upload_dataset(path: Path, name: str | None) -> Flow[Dataset]:
     digest = yield Work(partial(repr_digest, path))
-    return (yield from send(calls.upload("datasets", path, name, digest, calls.DATASET)))
+    return (yield from send(calls.upload("datasets", path, digest, calls.DATASET, name=name)))
 
 
 def until_read(upload: Upload, timeout: float | None) -> Flow[Upload]:
@@ -143,7 +152,8 @@ def choose_file(model: Model, file_format: str | None) -> File:
 
 def suggested_name(model: Model, file: File) -> str:
     stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in model.name).strip("._") or model.id
-    return stem if stem.endswith(f".{file.format}") else f"{stem}.{file.format}"
+    suffix = PurePath(file.filename).suffix
+    return stem if stem.endswith(suffix) else f"{stem}{suffix}"
 
 
 def deadline_in(timeout: float | None) -> float:

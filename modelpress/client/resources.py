@@ -24,6 +24,7 @@ class Problem(Answer):
 
 class File(Answer):
     format: str
+    filename: str
     size_bytes: int
     sha256: str
 
@@ -41,6 +42,7 @@ class Model(Answer):
     signature: Signature | None = None
     stats: ModelStats | None = None
     notes: tuple[str, ...] = ()
+    architecture_id: str | None = None
     parent_id: str | None = None
     job_id: str | None = None
     files: tuple[File, ...] = ()

@@ -1,5 +1,6 @@
 """Writes to the database what a worker writes, in transactions of its own, without a worker."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,7 @@ from modelpress.models import DatasetSpec, ModelSpec
 from modelpress.report import Report
 from tests.service.examples import CLASSIFIER, LABELLED
 
+RESULT = {"onnx .onnx": b"a smaller model"}
 LEASE = func.now() + text("interval '60 seconds'")
 
 
@@ -67,30 +69,34 @@ class Worker:
             session.add(JobEvent(job_id=job_id, attempt=1, type="progress", data=progress))
             session.commit()
 
-    def succeed(self, shown_id: str, report: Report, content: bytes = b"a smaller model") -> str:
-        """Publishes the result as one act; returns its id."""
+    def succeed(self, shown_id: str, report: Report, files: dict[str, bytes] = RESULT) -> str:
+        """Publishes the result as one act; returns its id. `files`: contents by format and suffix."""
         job_id = ids.parse(ids.JOB, shown_id)
-        with Session(self.engine) as session:
+        with Session(self.engine) as session, ExitStack() as writers:
             job = session.get_one(Job, job_id)
             parent = session.get_one(Model, job.model_id)
-            with self.store.writer(job.tenant_id) as blob:
+            model = Model(
+                tenant_id=job.tenant_id,
+                name=f"{parent.name} (smaller)",
+                filename=parent.filename,
+                status="ready",
+                spec=parent.spec,
+                parent_id=parent.id,
+                job_id=job.id,
+            )
+            session.add(model)
+            session.flush()
+            for name, content in files.items():
+                blob = writers.enter_context(self.store.writer(job.tenant_id))
                 blob.write(content)
                 blob.finish()
-                model = Model(
-                    tenant_id=job.tenant_id,
-                    name=f"{parent.name} (smaller)",
-                    filename=parent.filename,
-                    status="ready",
-                    spec=parent.spec,
-                    parent_id=parent.id,
-                    job_id=job.id,
+                file_format, suffix = name.split()
+                session.add(
+                    ModelFile(model_id=model.id, format=file_format, suffix=suffix, blob_id=blob.publish(session))
                 )
-                session.add(model)
-                session.flush()
-                session.add(ModelFile(model_id=model.id, format="onnx", suffix=".onnx", blob_id=blob.publish(session)))
-                environment = report.environment.model_dump(mode="json")
-                self._succeed(session, job_id, report=report.model_dump(mode="json"), environment=environment)
-                session.commit()
+            environment = report.environment.model_dump(mode="json")
+            self._succeed(session, job_id, report=report.model_dump(mode="json"), environment=environment)
+            session.commit()
             return ids.show(ids.MODEL, model.id)
 
     def fail(self, shown_id: str, code: str, message: str) -> None:

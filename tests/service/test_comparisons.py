@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from modelpress.report import Report, Verdict
+from modelpress.report import FileSize, Report, Verdict
 from tests.service.as_worker import Worker
 from tests.service.conftest import Uploads
 from tests.service.examples import report
@@ -19,7 +19,7 @@ async def results(uploads: Uploads, worker: Worker, baseline: str, reports: dict
     for name, measured in reports.items():
         job = await uploads.job(model=baseline)
         worker.claim(job["id"])
-        found[name] = worker.succeed(job["id"], measured, name.encode())
+        found[name] = worker.succeed(job["id"], measured, {"onnx .onnx": name.encode()})
     return found
 
 
@@ -79,12 +79,15 @@ async def test_what_makes_figures_hard_to_compare_is_noted(
 ) -> None:
     baseline = await uploads.model()
     elsewhere = report().environment.model_copy(update={"cpu": "Another CPU"})
-    reports = {"a": report(), "b": report(size=2000).model_copy(update={"environment": elsewhere})}
+    packed = (FileSize(format="packed", bytes=2000, ratio=2),)
+    other = report(size=2000).model_copy(update={"environment": elsewhere, "files": packed})
+    reports = {"a": report(), "b": other}
     made = await results(uploads, worker, baseline, reports)
     request = {"baseline": baseline, "candidates": list(made.values())}
     notes = (await client.post("/v1/comparisons", json=request)).json()["notes"]
-    assert len(notes) == 1
+    assert len(notes) == 2
     assert "different CPUs" in notes[0]
+    assert "onnx, packed" in notes[1]
 
 
 async def test_only_results_of_the_baseline_are_compared(client: httpx.AsyncClient, uploads: Uploads) -> None:

@@ -9,7 +9,9 @@ from sqlalchemy import Engine, delete
 from sqlalchemy.orm import Session
 
 from app.db.tables import BlobChunk
+from tests.service.as_worker import Worker
 from tests.service.conftest import Uploads
+from tests.service.examples import report
 
 pytestmark = pytest.mark.anyio
 
@@ -111,6 +113,33 @@ async def test_a_format_that_the_model_does_not_have(client: httpx.AsyncClient, 
     answer = await client.get(url, params={"format": "packed"})
     assert answer.status_code == 404
     assert "it has: onnx" in answer.json()["detail"]
+
+
+async def test_each_format_has_its_own_bytes_name_and_tag(
+    client: httpx.AsyncClient, uploads: Uploads, worker: Worker
+) -> None:
+    job = await uploads.job(formats=["safetensors", "packed"])
+    worker.claim(job["id"])
+    files = {"packed .packed": b"small", "safetensors .zip": b"a folder of weights"}
+    model = worker.succeed(job["id"], report(), files)
+
+    listed = (await client.get("/v1/models")).json()["items"][0]["files"]
+    assert [(file["format"], file["filename"]) for file in listed] == [
+        ("packed", "net.packed"),
+        ("safetensors", "net.zip"),
+    ]
+    url = f"/v1/models/{model}/content"
+    for file, content in zip(listed, files.values(), strict=True):
+        answer = await client.get(url, params={"format": file["format"]})
+        assert answer.content == content
+        assert answer.headers["etag"] == f'"{file["sha256"]}"' == f'"{sha256(content).hexdigest()}"'
+        assert f'filename="{file["filename"]}"' in answer.headers["content-disposition"]
+    assert (await client.get(url)).content == b"small"
+    absent = await client.get(url, params={"format": "onnx"})
+    assert (absent.status_code, absent.json()["detail"]) == (
+        404,
+        "This model has no onnx file; it has: packed, safetensors.",
+    )
 
 
 async def test_a_dataset_comes_back_too(client: httpx.AsyncClient, uploads: Uploads) -> None:

@@ -111,8 +111,8 @@ async def test_a_disk_without_room_is_said_before_anything_is_sent(
 @pytest.mark.parametrize(
     ("url", "accepted"),
     [
-        ("/v1/models?filename=net.pkl", ".onnx, .pt2"),
-        ("/v1/models?filename=net", ".onnx, .pt2"),
+        ("/v1/models?filename=net.pkl", ".onnx, .pt2, .zip"),
+        ("/v1/models?filename=net", ".safetensors, .pt, .pth"),
         ("/v1/datasets?filename=data.csv", ".npz, .safetensors, .parquet"),
     ],
 )

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from modelpress.models import ModelSpec
-from modelpress.report import LayerReport, Report, StepReport
+from modelpress.report import FileSize, LayerReport, Report, StepReport
 from modelpress.run import Compress, Event, ResultFile, RunResult
 from modelpress.steps import Data
 from workers.engine.context import Batches
+from workers.engine.delivery import deliver
 from workers.engine.errors import InvalidModelError, UnusableResultError
 from workers.engine.inspection import differences, signature
 from workers.engine.measuring.environment import environment
@@ -25,9 +26,7 @@ from workers.engine.recipe import apply_recipe, check_recipe
 from workers.engine.reporter import Reporter
 from workers.engine.runtime import arrays, open_session
 from workers.engine.shapes import stats
-from workers.engine.writers.onnx import write_onnx
 
-RESULT = "out/model.onnx"
 TOLERANCE = 0.05
 """Relative error up to which the stored file may answer unlike the graph in training: kernels round and saturate."""
 
@@ -38,6 +37,7 @@ class Made:
 
     original: Subject
     result: Subject
+    files: tuple[ResultFile, ...]
     model: ModelSpec
     layers: tuple[LayerReport, ...]
     steps: tuple[StepReport, ...]
@@ -54,8 +54,8 @@ def compress(spec: Compress, run_dir: Path, emit: Callable[[Event], None]) -> Ru
     figures = measure(made.original, made.result, made.data, made.conditions, reporter.progress)
     return RunResult(
         model=made.model,
-        files=(ResultFile(format="onnx", path=RESULT),),
-        report=_report(spec, made, figures, reporter),
+        files=made.files,
+        report=_report(spec, run_dir, made, figures, reporter),
     )
 
 
@@ -69,12 +69,11 @@ def _make(spec: Compress, run_dir: Path, reporter: Reporter) -> Made:
     reporter.begin(len(recipe) + 1)
     original.module.cpu()
     applied.graph.module.cpu()
-    result = run_dir / RESULT
-    result.write_bytes(write_onnx(applied.graph))
+    delivery = deliver(applied.graph, spec.request.formats, run_dir, prepared.checked, reporter)
     if prepared.checked is not None:
         inputs = prepared.checked.inputs
         try:
-            answers = open_session(result, spec.limits.threads).run(arrays(inputs))
+            answers = open_session(delivery.measured, spec.limits.threads).run(arrays(inputs))
         except InvalidModelError as refusal:
             raise UnusableResultError(f"the compressed file was written, but {refusal}") from refusal
         for output, error in differences(applied.graph, inputs, answers).items():
@@ -85,9 +84,10 @@ def _make(spec: Compress, run_dir: Path, reporter: Reporter) -> Made:
                 )
     names, held = signature(applied.graph), stats(applied.graph)
     return Made(
-        original=Subject(prepared.file, stats(original)),
-        result=Subject(result, held),
-        model=ModelSpec(format="onnx", signature=names, stats=held, notes=tuple(applied.graph.notes)),
+        original=Subject(prepared.file, prepared.file, stats(original)),
+        result=Subject(delivery.measured, run_dir / delivery.files[0].path, held),
+        files=delivery.files,
+        model=ModelSpec(format=delivery.files[0].format, signature=names, stats=held, notes=tuple(applied.graph.notes)),
         layers=layer_table(original, applied.graph, applied.untouched),
         steps=tuple(applied.steps),
         data=prepared.data,
@@ -110,7 +110,12 @@ def _seen_in_training(spec: Compress, source: Source) -> bool:
     return trained and (source == "train" or (source == "evaluate" and same))
 
 
-def _report(spec: Compress, made: Made, figures: Figures, reporter: Reporter) -> Report:
+def _sized(file: ResultFile, run_dir: Path, original: int) -> FileSize:
+    size = (run_dir / file.path).stat().st_size
+    return FileSize(format=file.format, bytes=size, ratio=original / size)
+
+
+def _report(spec: Compress, run_dir: Path, made: Made, figures: Figures, reporter: Reporter) -> Report:
     task = made.conditions.task
     judged = made.conditions.signature.outputs[task.output].name
     comparison = figures.comparison
@@ -144,6 +149,7 @@ def _report(spec: Compress, made: Made, figures: Figures, reporter: Reporter) ->
         targets=judgement.targets,
         size=figures.size,
         size_ratio=size_ratio,
+        files=tuple(_sized(file, run_dir, figures.size[0].bytes) for file in made.files),
         latency=figures.latency,
         peak_memory_bytes=figures.peak_memory_bytes,
         quality=comparison.quality,

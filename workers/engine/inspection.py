@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modelpress.models import DatasetSpec, ModelSpec, Signature
+from modelpress.run import ModelFile
 from workers.engine.data import read_dataset
 from workers.engine.errors import InvalidModelError
 from workers.engine.graph import Graph
 from workers.engine.ops.constants import check_size, constant_of_shape
-from workers.engine.readers import read_model
+from workers.engine.originals import open_model, runnable
 from workers.engine.runtime import Session, arrays, open_session
 from workers.engine.shapes import FREE_SIZES, check_declared, example_inputs, stats
-from workers.engine.writers.onnx import write_onnx
 
 EXAMPLES = 2
 """Two, so that a batch size that was fixed by mistake shows."""
@@ -40,15 +40,15 @@ def inspect_dataset(path: Path, scratch: Path) -> DatasetSpec:
     return read_dataset(path, scratch).spec
 
 
-def inspect_model(path: Path, threads: int) -> ModelSpec:
+def inspect_model(model: ModelFile, run_dir: Path, threads: int) -> ModelSpec:
     """Read the file, look at its values, and run it once in both runtimes.
 
     Raises InvalidModelError or UnsupportedModelError with what is wrong and what to do.
     """
-    format_, graph = read_model(path)
+    format_, graph = open_model(model, run_dir)
     check_values(graph)
     notes = list(graph.notes)
-    checked = check_reading(graph, open_session(path if format_ == "onnx" else write_onnx(graph), threads))
+    checked = check_reading(graph, open_session(runnable(graph, format_, model, run_dir), threads))
     if checked is None:
         notes.append("made-up inputs do not run through this model, so that its reading could not be checked")
     elif not all(np.isfinite(output).all() for output in checked.answers if output.dtype.kind == "f"):

@@ -125,7 +125,7 @@ def _dispatch(spec: InspectModel | InspectDataset | Compress, run_dir: Path, emi
     if isinstance(spec, InspectModel):
         from workers.engine.inspection import inspect_model  # noqa: PLC0415 (as above)
 
-        return RunResult(model=inspect_model(run_dir / spec.model.path, spec.limits.threads))
+        return RunResult(model=inspect_model(spec.model, run_dir, spec.limits.threads))
     from workers.engine.compression import compress  # noqa: PLC0415 (as above)
 
     return compress(spec, run_dir, emit)

@@ -16,20 +16,19 @@ from modelpress.run import Compress
 from modelpress.steps import Data
 from workers.engine.context import Batches, Context
 from workers.engine.data import DatasetBatches, SyntheticBatches
+from workers.engine.delivery import check_formats
 from workers.engine.errors import InvalidDataError, InvalidModelError
 from workers.engine.graph import Graph
 from workers.engine.inspection import Checked, check_reading, signature
 from workers.engine.job_data import JobBatches
 from workers.engine.measuring.figures import Conditions
 from workers.engine.measuring.quality import choose_metrics
-from workers.engine.readers import read_model
+from workers.engine.originals import open_model, runnable
 from workers.engine.reporter import Reporter
 from workers.engine.runtime import open_session
 from workers.engine.shapes import FREE_SIZES
 from workers.engine.task import ResolvedTask, resolve_device, resolve_runtime, resolve_task
-from workers.engine.writers.onnx import write_onnx
 
-REWRITTEN = "original.onnx"
 STEPS_SHARE = 0.9
 """Of the time budget: a training that takes all it may have leaves the rest for writing and measuring."""
 
@@ -53,6 +52,7 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
     _seed(request.seed)
     device = resolve_device(spec.device)
     original, file = _read_original(spec, run_dir, reporter)
+    check_formats(original, request.formats, run_dir)
     checked = check_reading(original, open_session(file, spec.limits.threads))
     names = signature(original)
     inputs = JobBatches(spec.data, names, request.task, run_dir)
@@ -121,13 +121,11 @@ def _form(names: Signature, task: ResolvedTask, batches: DatasetBatches | None) 
 
 
 def _read_original(spec: Compress, run_dir: Path, reporter: Reporter) -> tuple[Graph, Path]:
-    file = run_dir / spec.model.path
-    format_, graph = read_model(file)
-    if format_ != "onnx":
-        file = run_dir / REWRITTEN
-        file.write_bytes(write_onnx(graph))
+    format_, graph = open_model(spec.model, run_dir)
+    file = runnable(graph, format_, spec.model, run_dir)
+    if file != run_dir / spec.model.path:
         reporter.warn(
-            f"the original is a {format_} file: its size and its speed are those of the same graph, unchanged, as ONNX"
+            f"the original came as {format_}: its size and speed are those of the same graph, unchanged, in one ONNX file"
         )
     for note in graph.notes:
         reporter.warn(note)
@@ -137,7 +135,7 @@ def _read_original(spec: Compress, run_dir: Path, reporter: Reporter) -> tuple[G
 def _teacher(spec: Compress, run_dir: Path, original: Graph, device: torch.device) -> Graph:
     if spec.teacher is None:
         return original
-    _, graph = read_model(run_dir / spec.teacher.path)
+    _, graph = open_model(spec.teacher, run_dir)
     try:
         check_teacher(signature(original), signature(graph))
     except MismatchError as error:

@@ -38,9 +38,12 @@ MEMORY_WORTH_IT = 8 << 20
 
 @dataclass(frozen=True)
 class Subject:
-    """A file and what its graph holds."""
+    """A model as it is measured, and what its graph holds."""
 
     file: Path
+    """ONNX."""
+    delivered: Path
+    """The file whose size counts: the same one, or the first of the formats asked for."""
     stats: ModelStats
 
 
@@ -79,7 +82,7 @@ def measure(
 ) -> Figures:
     """`data`: batches by use. Raises InvalidModelError where ONNX Runtime cannot run a file, DeadlineError."""
     progress(0.0, "sizes")
-    size = (measure_size(original.file, original.stats), measure_size(result.file, result.stats))
+    size = (measure_size(original.delivered, original.stats), measure_size(result.delivered, result.stats))
     memory = _memory(original.file, result.file, data, conditions)
     source, batches = _agreement_data(data, conditions)
     sessions = _open(original.file, result.file, conditions.threads, conditions.runtime)
