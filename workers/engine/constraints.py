@@ -30,6 +30,9 @@ class Constraint(nn.Module):
         """How the constrained weight is stored; None where this constraint does not change the stored form."""
         return None
 
+    def narrow(self, axis: int, index: Tensor) -> None:
+        """Only these places along an axis of the weight are left; to be overridden where something has its shape."""
+
 
 class Mask(Constraint):
     """Zeroes of a pruning step. `keep`: bool, of the weight's shape."""
@@ -42,6 +45,9 @@ class Mask(Constraint):
 
     def forward(self, weight: Tensor) -> Tensor:
         return torch.where(self.keep, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
+
+    def narrow(self, axis: int, index: Tensor) -> None:
+        self.keep = self.keep.index_select(axis, index)
 
 
 def constrain(module: nn.Module, name: str, constraint: Constraint) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx
 
 from workers.engine.ops.aten import reads_aten, reads_aten_as
+from workers.engine.ops.axis_rules import elementwise
 from workers.engine.ops.base import Quantization, register
 from workers.engine.ops.plain import Composite, plain
 
@@ -63,6 +64,11 @@ def swish(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return x * torch.sigmoid(alpha * x)
 
 
+def swiglu(gate: Tensor, x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """Shazeer, arXiv:2002.05202."""
+    return swish(gate, alpha=alpha) * x
+
+
 def softplus(x: Tensor) -> Tensor:
     return F.softplus(x)
 
@@ -99,26 +105,28 @@ def hardmax(x: Tensor, *, axis: int = -1) -> Tensor:
     return torch.zeros_like(x).scatter(axis, first, 1)
 
 
-plain("Relu", torch.relu, quantization=FUSED)
-plain("LeakyRelu", leaky_relu, quantization=UNARY)
-plain("Elu", elu)
-plain("Celu", celu)
-plain("Selu", selu)
-plain("ThresholdedRelu", thresholded_relu)
-plain("PRelu", prelu)
-plain("Sigmoid", torch.sigmoid, quantization=UNARY)
-plain("HardSigmoid", hard_sigmoid)
-plain("Tanh", torch.tanh)
-plain("Softplus", softplus)
-plain("Softsign", softsign)
-plain("Shrink", shrink)
-plain("Clip", clip, quantization=FUSED, literals=frozenset({1, 2}), attribute_before={1: ("min", 11), 2: ("max", 11)})
+plain("Relu", torch.relu, axes=elementwise, quantization=FUSED)
+plain("LeakyRelu", leaky_relu, axes=elementwise, quantization=UNARY)
+plain("Elu", elu, axes=elementwise)
+plain("Celu", celu, axes=elementwise)
+plain("Selu", selu, axes=elementwise)
+plain("ThresholdedRelu", thresholded_relu, axes=elementwise)
+plain("PRelu", prelu, axes=elementwise)
+plain("Sigmoid", torch.sigmoid, axes=elementwise, quantization=UNARY)
+plain("HardSigmoid", hard_sigmoid, axes=elementwise)
+plain("Tanh", torch.tanh, axes=elementwise)
+plain("Softplus", softplus, axes=elementwise)
+plain("SwiGLU", swiglu, axes=elementwise, opset=28)
+plain("Softsign", softsign, axes=elementwise)
+plain("Shrink", shrink, axes=elementwise)
+plain("Clip", clip, axes=elementwise, quantization=FUSED, literals=frozenset({1, 2}), attribute_before={1: ("min", 11), 2: ("max", 11)})
 
 
 @register
 class HardSwish(Composite):
     name = "HardSwish"
     functions = (hard_swish,)
+    axes = elementwise
     opset = 14
 
     def write_parts(self, node: fx.Node, onnx: OnnxBuilder) -> None:
@@ -130,6 +138,7 @@ class HardSwish(Composite):
 class Gelu(Composite):
     name = "Gelu"
     functions = (gelu,)
+    axes = elementwise
     opset = 20
 
     def write_parts(self, node: fx.Node, onnx: OnnxBuilder) -> None:
@@ -149,6 +158,7 @@ class Gelu(Composite):
 class Swish(Composite):
     name = "Swish"
     functions = (swish,)
+    axes = elementwise
     opset = 24
 
     def write_parts(self, node: fx.Node, onnx: OnnxBuilder) -> None:
@@ -161,6 +171,7 @@ class Swish(Composite):
 class Mish(Composite):
     name = "Mish"
     functions = (mish,)
+    axes = elementwise
     opset = 18
 
     def write_parts(self, node: fx.Node, onnx: OnnxBuilder) -> None:
@@ -194,7 +205,7 @@ UNARY_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Atanh": torch.atanh,
 }
 for name, function in UNARY_FUNCTIONS.items():
-    plain(name, function)
+    plain(name, function, axes=elementwise)
 
 
 ATEN_FUNCTIONS: dict[str, Callable[..., Any]] = {

@@ -10,24 +10,11 @@ from workers.engine.ops.base import Op, source_of
 
 if TYPE_CHECKING:
     from workers.engine.structure.axes import Axes
-    from workers.engine.structure.labels import Dim
 
 
 def elementwise(_: Op, node: fx.Node, axes: Axes) -> None:
     """Inputs are broadcast against each other, and each element of the output comes from the same place in all."""
-    shape = axes.shape(node)
-    dims: list[Dim | None] = [None] * len(shape)
-    for source in node.all_input_nodes:
-        own = axes.of(source)
-        for axis, dim in enumerate(own, len(shape) - len(own)):
-            if dim.size == 1 and shape[axis] != 1:
-                continue
-            known = dims[axis]
-            if known is None:
-                dims[axis] = dim
-            else:
-                axes.same(known, dim)
-    axes.give(node, [axes.stays(1, "it is one element") if dim is None else dim for dim in dims])
+    axes.give(node, axes.broadcast([axes.of(source) for source in node.all_input_nodes], axes.shape(node)))
 
 
 def windowed(op: Op, node: fx.Node, axes: Axes) -> None:
@@ -67,7 +54,7 @@ def reduced(op: Op, node: fx.Node, axes: Axes) -> None:
     for axis in gone:
         axes.keep(dims[axis], f"{op.name} works across it")
     one = axes.stays(1, "it is one element")
-    if node.kwargs["keepdims"]:
+    if node.kwargs.get("keepdims", 1):
         axes.give(node, [one if axis in gone else dim for axis, dim in enumerate(dims)])
     else:
         axes.give(node, [dim for axis, dim in enumerate(dims) if axis not in gone])

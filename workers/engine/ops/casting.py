@@ -26,6 +26,11 @@ def cast_like(x: Tensor, like: Tensor, *, saturate: int = 1) -> Tensor:  # noqa:
     return x.to(like.dtype)
 
 
+def bit_cast(x: Tensor, *, to: int) -> Tensor:
+    return x.view(TORCH_OF_ONNX[to])
+
+
+plain("BitCast", bit_cast, opset=26)
 plain("CastLike", cast_like, axes=elementwise, attribute_since={"saturate": 19}, opset=15)
 
 

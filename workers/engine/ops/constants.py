@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.structure.axes import Axes
     from workers.engine.writers.onnx import OnnxBuilder
 
 
@@ -76,6 +77,16 @@ class ConstantOfShape(Op):
             raise node.invalid("its value must have one element")
         shape = as_literal(node.input(0))
         return graph.call(constant_of_shape, shape, graph.constant(value, "fill"))
+
+    def axes(self, node: fx.Node, axes: Axes) -> None:
+        """Sizes that do not depend on the inputs may be smaller ones."""
+        reason = "it is filled as the sizes of the inputs say"
+        dims = [
+            axes.stays(size, reason) if axes.sizes.is_open(node, axis) else axes.fresh(size)
+            for axis, size in enumerate(axes.shape(node))
+        ]
+        axes.give(node, dims)
+        axes.sized_by(node, 0, dims)
 
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         onnx.emit(node, "ConstantOfShape", [node.args[0]], value=onnx.tensor(onnx.stored(node.args[1]).reshape(1)))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.structure.axes import Axes
+    from workers.engine.structure.labels import Dim
     from workers.engine.writers.onnx import OnnxBuilder
 
 CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -254,6 +256,20 @@ class ConvOp(LayerOp):
             **({"auto_pad": conv.auto_pad} if same else {"pads": conv.pads}),
         )
 
+    def layer_axes(self, node: fx.Node, axes: Axes) -> None:
+        """Weight (groups × out, in): units go along the groups, or along the channels that each group has."""
+        conv, given = leaf_of(node, Conv), axes.of(source_of(node))
+        out, taken = axes.weight(node, "weight", ["makes", "takes", *[None] * conv.rank])[:2]
+        if conv.groups == 1:
+            axes.same(given[1], taken)
+        else:
+            groups, channels = axes.factors(given[1], [conv.groups, taken.size])
+            axes.same(channels, taken)
+            axes.same(groups, axes.factors(out, [conv.groups, out.size // conv.groups])[0])
+            axes.counted_by(node, "groups", groups)
+        axes.vector(node, "bias", out, "makes")
+        _give_channels(node, axes, out)
+
     def macs(self, node: fx.Node) -> int:
         return math.prod(node.meta["shape"]) * math.prod(_weight_shape(node)[1:])
 
@@ -299,8 +315,29 @@ class ConvTransposeOp(LayerOp):
             **where,
         )
 
+    def layer_axes(self, node: fx.Node, axes: Axes) -> None:
+        """Weight (groups × in, out)."""
+        conv, given = leaf_of(node, ConvTranspose), axes.of(source_of(node))
+        taken, out = axes.weight(node, "weight", ["takes", "makes", *[None] * conv.rank])[:2]
+        axes.same(given[1], taken)
+        if conv.groups > 1:
+            groups = axes.factors(taken, [conv.groups, taken.size // conv.groups])[0]
+            axes.counted_by(node, "groups", groups)
+            out = axes.merged([groups, out])
+        axes.vector(node, "bias", out, "makes")
+        _give_channels(node, axes, out)
+
     def macs(self, node: fx.Node) -> int:
         return math.prod(source_of(node).meta["shape"]) * math.prod(_weight_shape(node)[1:])
+
+
+def _give_channels(node: fx.Node, axes: Axes, out: Dim) -> None:
+    """The output of a convolution: its channels, and space that stays."""
+    batch, _, *space = axes.of(source_of(node))
+    for dim in space:
+        axes.keep(dim, f"{axes.name(node)} slides along it")
+    shape = axes.shape(node)
+    axes.give(node, [batch, out, *(axes.stays(size, f"{axes.name(node)} slides along it") for size in shape[2:])])
 
 
 def _weight_shape(node: fx.Node) -> Sequence[int]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx, nn
 
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.base import Quantization, register
+from workers.engine.ops.base import Op, Quantization, register, source_of
 from workers.engine.ops.plain import Plain, as_literal, plain
 from workers.engine.ops.reductions import as_ints
 from workers.engine.ops.shapes import concat, unsqueeze
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.structure.axes import Axes, Count
+    from workers.engine.structure.labels import Dim
     from workers.engine.writers.onnx import OnnxBuilder
 
 Ints = Sequence[int] | Tensor
@@ -118,6 +120,17 @@ def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = 
     return rows.index_reduce(0, flat, values, kind, include_self=True).reshape(x.shape)
 
 
+def reverse_sequence(x: Tensor, lengths: Tensor, *, batch_axis: int = 1, time_axis: int = 0) -> Tensor:
+    """The first elements of each example, as many as its length, in reverse."""
+    steps = torch.arange(x.shape[time_axis], device=x.device)
+    rest = lengths.unsqueeze(1)
+    places = torch.where(steps < rest, rest - 1 - steps, steps)
+    shape = [1] * x.dim()
+    shape[batch_axis], shape[time_axis] = x.shape[batch_axis], x.shape[time_axis]
+    places = places if batch_axis < time_axis else places.t()
+    return x.gather(time_axis, places.reshape(shape).expand(x.shape))
+
+
 def one_hot(indices: Tensor, depth: Tensor | Sequence[int] | int, values: Tensor, *, axis: int = -1) -> Tensor:
     count = int(torch.as_tensor(depth).reshape(()).item())
     classes = torch.arange(count, device=indices.device)
@@ -157,6 +170,25 @@ class Gather(Plain):
         else:
             super().write(node, onnx)
 
+    def axes(self, node: fx.Node, axes: Axes) -> None:
+        """What is picked from stays, since indices count it. Tables of embeddings make what their rows have."""
+        if node.op == "call_module":
+            places = axes.of(source_of(node))
+            rank = len(axes.shape(node)) - len(places)
+            rows, *columns = axes.weight(node, "weight", ["takes", *["makes"] * rank])
+            axes.keep(rows, f"the rows of {axes.name(node)} are picked by index")
+            axes.give(node, [*places, *columns])
+            return
+        dims = axes.of(source_of(node))
+        axis = int(node.kwargs["axis"]) % len(dims)  # type: ignore[arg-type]
+        axes.keep(dims[axis], "single elements are picked from it by index")
+        if isinstance(node.args[1], fx.Node):
+            places = axes.of(node.args[1])
+        else:
+            count = len(axes.shape(node)) - len(dims) + 1
+            places = [axes.stays(len(node.args[1]), "it is a list of indices")] if count else []  # type: ignore[arg-type]
+        axes.give(node, [*dims[:axis], *places, *dims[axis + 1 :]])
+
 
 def _is_table(tensor: Tensor, axis: int) -> bool:
     return axis in (0, -tensor.dim()) and tensor.dim() >= 2 and tensor.is_floating_point()
@@ -164,14 +196,51 @@ def _is_table(tensor: Tensor, axis: int) -> bool:
 
 plain("GatherElements", gather_elements)
 plain("GatherND", gather_nd)
+def slice_axes(_: Op, node: fx.Node, axes: Axes) -> None:
+    """Bounds count what is left before them."""
+    source = source_of(node)
+    dims, bounds = axes.of(source), [value for value in node.args[1:] if value is not None]
+    if any(isinstance(value, fx.Node) for value in bounds):
+        shape = axes.shape(node)
+        for axis, dim in enumerate(dims):
+            if axes.shape(source)[axis] != shape[axis] or axes.sizes.is_open(source, axis):
+                axes.keep(dim, "the bounds of a slice of it are computed")
+                dims[axis] = axes.stays(shape[axis], "the bounds of a slice of it are computed")
+        axes.give(node, dims)
+        return
+    starts, ends, chosen, steps = (list(value) if value is not None else None for value in (*node.args[1:], None, None)[:4])  # type: ignore[arg-type]
+    before = list(dims)
+    chosen = [int(axis) % len(dims) for axis in chosen or range(len(starts))]
+    for place, axis in enumerate(chosen):
+        step = 1 if steps is None else int(steps[place])
+        places = _places(int(starts[place]), int(ends[place]), step, dims[axis].size)
+        if step != 1:
+            axes.keep(dims[axis], "only every few elements of it are taken")
+        dims[axis] = dims[axis][places.start : places.stop] if step > 0 else dims[axis][list(places)]
+        if step > 1:
+            dims[axis] = dims[axis][::step]
+    axes.rewritten(node, 1, lambda count: tuple(_left(int(b), before[a], count) for b, a in zip(starts, chosen)))
+    axes.rewritten(node, 2, lambda count: tuple(_left(int(b), before[a], count) for b, a in zip(ends, chosen)))
+    axes.give(node, dims)
+
+
+def _left(bound: int, dim: Dim, count: Count) -> int:
+    """A bound of a slice, after elements went. One at the end or beyond means the end, whatever that is."""
+    if bound >= dim.size or bound < -dim.size:
+        return bound
+    return count(dim[:bound]) if bound >= 0 else -count(dim[bound:])
+
+
 plain(
     "Slice",
     slice_,
+    axes=slice_axes,
     literals=frozenset({1, 2, 3, 4}),
     attribute_before={1: ("starts", 10), 2: ("ends", 10), 3: ("axes", 10)},
     quantization=Quantization(inputs=(0,), passes=True),
 )
 plain("ScatterElements", scatter_elements, attribute_since={"reduction": 16})
+plain("ReverseSequence", reverse_sequence)
 plain("ScatterND", scatter_nd, attribute_since={"reduction": 16})
 plain("OneHot", one_hot, folds=0)
 plain("NonZero", non_zero)

@@ -12,6 +12,7 @@ from workers.engine.ops.plain import Plain
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.structure.axes import Axes
     from workers.engine.writers.onnx import OnnxBuilder
 
 
@@ -41,3 +42,13 @@ class LayerOp(Plain):
     @abstractmethod
     def write_layer(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         """The call of a leaf."""
+
+    def axes(self, node: fx.Node, axes: Axes) -> None:
+        if node.op == "call_module":
+            self.layer_axes(node, axes)
+        else:
+            axes.freeze(node, f"the weights of {self.name} are computed by the model")
+
+    @abstractmethod
+    def layer_axes(self, node: fx.Node, axes: Axes) -> None:
+        """The rule of a leaf."""

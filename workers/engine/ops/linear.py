@@ -11,12 +11,14 @@ from torch import Tensor, fx, nn
 
 from workers.engine.ops.aten import reads_aten, reads_aten_as
 from workers.engine.ops.base import Op, Quantization, leaf_of, register, source_of
-from workers.engine.ops.plain import Plain, attributes_of
+from workers.engine.ops.plain import Plain, attributes_of, plain
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.structure.axes import Axes
+    from workers.engine.structure.labels import Dim
     from workers.engine.writers.onnx import OnnxBuilder
 
 
@@ -79,6 +81,21 @@ class Gemm(Op):
         else:
             onnx.emit(node, "Gemm", node.args, **attributes_of(node))
 
+    def axes(self, node: fx.Node, axes: Axes) -> None:
+        if node.op == "call_module":
+            linear_axes(node, axes)
+            return
+        (left, right), flipped = (axes.of(source_of(node, place)) for place in (0, 1)), node.kwargs
+        rows, inner = reversed(left) if flipped["transA"] else left
+        taken, columns = reversed(right) if flipped["transB"] else right
+        axes.same(inner, taken)
+        axes.give(node, [rows, columns])
+        if len(node.args) > 2 and isinstance(node.args[2], fx.Node):
+            bias = axes.of(node.args[2])
+            for dim, own in zip(reversed(bias), (columns, rows), strict=False):
+                if dim.size == own.size:
+                    axes.same(own, dim)
+
     def macs(self, node: fx.Node) -> int:
         if node.op == "call_module":
             return math.prod(node.meta["shape"]) * leaf_of(node, Linear).weight.shape[1]
@@ -122,10 +139,43 @@ class MatMul(Op):
         product = onnx.node("MatMul", [onnx.value(node.args[0]), weight], f"{node.name}_product")
         onnx.emit(node, "Add", [product, bias])
 
+    def axes(self, node: fx.Node, axes: Axes) -> None:
+        """Dimensions before the last two are attention heads, where any of them can give units at all."""
+        if node.op == "call_module":
+            linear_axes(node, axes)
+            return
+        left, right = axes.of(source_of(node)), axes.of(source_of(node, 1))
+        if min(len(left), len(right)) < 2:
+            axes.freeze(node, "it is multiplied with a vector that the model computes")
+            return
+        axes.same(left[-1], right[-2])
+        for width in (left[-1], right[-1]):
+            axes.prefer(width, WIDTH)
+        batch = axes.broadcast([left[:-2], right[:-2]], axes.shape(node)[:-2])
+        for dim in batch:
+            axes.prefer(dim, HEADS)
+        axes.give(node, [*batch, left[-2], right[-1]])
+
     def macs(self, node: fx.Node) -> int:
         if node.op == "call_module":
             return math.prod(node.meta["shape"]) * leaf_of(node, Linear).weight.shape[1]
         return math.prod(node.meta["shape"]) * int(source_of(node).meta["shape"][-1])
+
+
+def linear_axes(node: fx.Node, axes: Axes) -> None:
+    """Weight (out, in) over the last dimension."""
+    given = axes.of(source_of(node))
+    out, taken = axes.weight(node, "weight", ["makes", "takes"])
+    axes.same(given[-1], taken)
+    axes.vector(node, "bias", out, "makes")
+    axes.give(node, [*given[:-1], out])
+
+
+def determinant(x: Tensor) -> Tensor:
+    return torch.linalg.det(x)
+
+
+plain("Det", determinant)
 
 
 def einsum(*tensors: Tensor, equation: str) -> Tensor:
@@ -139,6 +189,25 @@ class Einsum(Plain):
     name = "Einsum"
     functions = (einsum,)
     folds = 0
+
+    def axes(self, node: fx.Node, axes: Axes) -> None:
+        """Letters are dimensions; those of the output that several tensors have are attention heads."""
+        terms, _, result = str(node.kwargs["equation"]).partition("->")
+        letters = terms.split(",")
+        if "." in terms or not result or any(len(set(term)) < len(term) for term in letters):
+            axes.freeze(node, "Einsum takes its equation apart in a way that has no rule")
+            return
+        dims: dict[str, Dim] = {}
+        for term, source in zip(letters, node.args, strict=True):
+            for letter, dim in zip(term, axes.of(source), strict=True):  # type: ignore[arg-type]
+                if letter in dims:
+                    axes.same(dims[letter], dim)
+                    axes.prefer(dim, HEADS if letter in result else WIDTH)
+                dims.setdefault(letter, dim)
+        summed = {letter for letter in dims if letter not in result and terms.count(letter) < 2}
+        for letter in summed:
+            axes.keep(dims[letter], "Einsum works across it")
+        axes.give(node, [dims[letter] for letter in result])
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         equation = _equation(node.attribute("equation", ""))
@@ -176,7 +245,7 @@ def read_aten_baddbmm(node: AtenNode, graph: GraphBuilder) -> Value:
 @reads_aten("linear.default", "addmm.default")
 def read_aten_linear(node: AtenNode, graph: GraphBuilder) -> Value:
     if node.target == "addmm.default":
-        return graph.call(gemm, node.value("mat1"), node.value("mat2"), node.value("self"), **_GEMM_DEFAULTS)
+        return _read_aten_addmm(node, graph)
     weight, bias = node.weight("weight"), node.optional_weight("bias")
     kind = Linear if node.rank("input") == 2 else Projection
     layer = kind(graph.parameter(weight), None if bias is None else graph.parameter(bias))

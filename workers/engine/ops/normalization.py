@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from workers.engine.ops.aten import operands_of, reads_aten
-from workers.engine.ops.base import register
+from workers.engine.ops.axis_rules import across_channels, along_axis
+from workers.engine.ops.base import leaf_of, register, source_of
 from workers.engine.ops.elementwise import divide
 from workers.engine.ops.layers import LayerOp
 from workers.engine.ops.plain import plain
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.structure.axes import Axes
     from workers.engine.writers.onnx import OnnxBuilder
 
 
@@ -234,6 +236,13 @@ class BatchNormalization(LayerOp):
             momentum=1 - module.momentum,
         )
 
+    def layer_axes(self, node: fx.Node, axes: Axes) -> None:
+        dims = axes.of(source_of(node))
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            axes.vector(node, name, dims[1], "scales")
+        axes.counted_by(node, "num_features", dims[1])
+        axes.give(node, dims)
+
 
 @register
 class LayerNormalization(LayerOp):
@@ -242,6 +251,7 @@ class LayerNormalization(LayerOp):
     functions = (layer_normalization,)
     weight_inputs = (1, 2)
     results = 3
+    required = 1
     opset = 17
     taken_apart = True
 
@@ -270,6 +280,9 @@ class LayerNormalization(LayerOp):
         centred = onnx.node("Sub", [node.args[0], mean], f"{node.name}_centred")
         _write_scaled(node, onnx, centred, weights)
 
+    def layer_axes(self, node: fx.Node, axes: Axes) -> None:
+        _normalized_axes(node, axes)
+
 
 @register
 class RMSNormalization(LayerOp):
@@ -296,6 +309,9 @@ class RMSNormalization(LayerOp):
             onnx.emit(node, "RMSNormalization", inputs, axis=module.axis, epsilon=module.eps)
         else:
             _write_scaled(node, onnx, node.args[0], [inputs[1], ""])
+
+    def layer_axes(self, node: fx.Node, axes: Axes) -> None:
+        _normalized_axes(node, axes)
 
 
 @register
@@ -333,6 +349,18 @@ class GroupNormalization(LayerOp):
         inputs = [node.args[0], *weights]
         onnx.emit(node, "GroupNormalization", inputs, num_groups=module.groups, epsilon=module.eps)
 
+    def layer_axes(self, node: fx.Node, axes: Axes) -> None:
+        """Whole groups may go: the others never see them."""
+        dims = axes.of(source_of(node))
+        groups, channels = axes.factors(dims[1], [leaf_of(node, GroupNorm).groups, -1])
+        axes.keep(channels, f"{axes.name(node)} normalizes across the channels of a group")
+        for name in ("weight", "bias"):
+            axes.vector(node, name, dims[1], "scales")
+        axes.counted_by(node, "groups", groups)
+        for dim in dims[2:]:
+            axes.keep(dim, f"{axes.name(node)} normalizes across it")
+        axes.give(node, dims)
+
 
 @register
 class InstanceNormalization(LayerOp):
@@ -351,9 +379,25 @@ class InstanceNormalization(LayerOp):
         weights = [onnx.weight(node, "weight"), onnx.weight(node, "bias")]
         onnx.emit(node, "InstanceNormalization", [node.args[0], *weights], epsilon=module.eps)
 
+    def layer_axes(self, node: fx.Node, axes: Axes) -> None:
+        dims = axes.of(source_of(node))
+        for name in ("weight", "bias"):
+            axes.vector(node, name, dims[1], "scales")
+        for dim in dims[2:]:
+            axes.keep(dim, f"{axes.name(node)} normalizes across it")
+        axes.give(node, dims)
 
-plain("LpNormalization", lp_normalization)
-plain("LRN", local_response_normalization)
+
+def _normalized_axes(node: fx.Node, axes: Axes) -> None:
+    """What is normalized together changes for all where one element goes."""
+    dims = axes.of(source_of(node))
+    for dim in dims[leaf_of(node, nn.Module).axis :]:  # type: ignore[misc]
+        axes.keep(dim, f"{axes.name(node)} normalizes across it")
+    axes.give(node, dims)
+
+
+plain("LpNormalization", lp_normalization, axes=along_axis)
+plain("LRN", local_response_normalization, axes=across_channels)
 
 
 @reads_aten("batch_norm.default", "_native_batch_norm_legit_no_training.default")

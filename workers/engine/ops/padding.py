@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
-from torch import Tensor
+from torch import Tensor, fx
 
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.base import Quantization
+from workers.engine.ops.base import Op, Quantization, source_of
 from workers.engine.ops.convolution import torch_pads
 from workers.engine.ops.plain import plain
 from workers.engine.ops.reductions import as_ints
@@ -18,6 +18,7 @@ from workers.engine.ops.reductions import as_ints
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
+    from workers.engine.structure.axes import Axes
 
 Ints = Sequence[int] | Tensor
 
@@ -54,9 +55,21 @@ def _pad_axis(x: Tensor, axis: int, begin: int, end: int, mode: str) -> Tensor:
     return x.index_select(axis, places)
 
 
+def pad_axes(_: Op, node: fx.Node, axes: Axes) -> None:
+    """Only dimensions that are not padded may shrink."""
+    source, shape = source_of(node), axes.shape(node)
+    dims = axes.of(source)
+    for axis, dim in enumerate(dims):
+        if dim.size != shape[axis]:
+            axes.keep(dim, "it is padded")
+            dims[axis] = axes.stays(shape[axis], "it is padded")
+    axes.give(node, dims)
+
+
 plain(
     "Pad",
     pad,
+    axes=pad_axes,
     folds=0,
     literals=frozenset({1, 2, 3}),
     attribute_before={1: ("pads", 11), 2: ("value", 11)},

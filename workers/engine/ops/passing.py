@@ -5,15 +5,19 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING
 
+import torch
 from torch import fx
 
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.base import Op, register
+from workers.engine.ops.base import Op, register, source_of
+from workers.engine.ops.constants import constant_of_shape
+from workers.engine.ops.shapes import shape
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.structure.axes import Axes
     from workers.engine.writers.onnx import OnnxBuilder
 
 
@@ -28,6 +32,9 @@ class GetItem(Op):
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         """Its producer has bound it already."""
 
+    def axes(self, node: fx.Node, axes: Axes) -> None:
+        axes.give(node, axes.parts(source_of(node))[int(node.args[1])])  # type: ignore[arg-type]
+
 
 @register
 class Identity(Op):
@@ -39,15 +46,19 @@ class Identity(Op):
 
 @register
 class Dropout(Op):
-    """Does nothing in a model that is used; fine-tuning goes without it."""
+    """Does nothing in a model that is used, so its mask keeps everything; fine-tuning goes without it."""
 
     name = "Dropout"
 
-    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:  # noqa: ARG002 (of the base)
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:
         training = node.optional(2)
         if isinstance(training, fx.Node) or (training is not None and bool(training)):
             raise node.refuse("it is in training mode; export the model after model.eval()")
-        return node.input(0)
+        x = node.input(0)
+        if len(node.outputs) == 1:
+            return x
+        everything = graph.call(constant_of_shape, graph.call(shape, x, start=0), graph.constant(torch.tensor(True)))
+        return x, everything
 
 
 @reads_aten(

@@ -11,13 +11,17 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor
 
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.base import Quantization
+from workers.engine.ops.axis_rules import windowed
+from workers.engine.ops.base import Quantization, register
 from workers.engine.ops.convolution import CONVOLUTIONS, same_pads, torch_pads
-from workers.engine.ops.plain import plain
+from workers.engine.ops.constants import check_size
+from workers.engine.ops.plain import Plain, plain
+from workers.engine.ops.reductions import as_ints
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
+    from workers.engine.readers.onnx_node import OnnxNode
 
 MAX_POOLS: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVERAGE_POOLS: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -71,6 +75,59 @@ def max_pool(
         ceil_mode = 0
     pooled = MAX_POOLS[rank](values, tuple(kernel_shape), stride, begins, dilation, bool(ceil_mode))
     return pooled.to(x.dtype)
+
+
+def max_pool_with_places(
+    x: Tensor,
+    *,
+    kernel_shape: Ints,
+    strides: Ints | None = None,
+    pads: Ints | None = None,
+    dilations: Ints | None = None,
+    ceil_mode: int = 0,
+    auto_pad: str = "NOTSET",
+    storage_order: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """The maxima, and where in the flat tensor they stood; with `storage_order` 1 its last two dimensions are swapped."""
+    rank, sizes = len(kernel_shape), x.shape[2:]
+    stride, around, dilation = _window(x, kernel_shape, strides, pads, dilations, auto_pad)
+    extra = _overhang(x, kernel_shape, stride, around, dilation) if ceil_mode else [0] * rank
+    ends = [end + more for end, more in zip(around[rank:], extra, strict=True)]
+    values = x if x.is_floating_point() else x.to(torch.float64)
+    padded = F.pad(values, torch_pads([*around[:rank], *ends]), value=-math.inf)
+    pooled, found = MAX_POOLS[rank](padded, tuple(kernel_shape), stride, 0, dilation, return_indices=True)
+    axes = torch.unravel_index(found, padded.shape[2:])
+    axes = tuple(axis - begin for axis, begin in zip(axes, around[:rank], strict=True))
+    order = [*range(rank - 2), rank - 1, rank - 2] if storage_order and rank > 1 else range(rank)
+    place = torch.arange(math.prod(x.shape[:2]), device=x.device).reshape(*x.shape[:2], *[1] * rank)
+    for axis in order:
+        place = place * sizes[axis] + axes[axis]
+    return pooled.to(x.dtype), place
+
+
+def max_unpool(
+    x: Tensor,
+    places: Tensor,
+    output_shape: Ints | Tensor | None = None,
+    *,
+    kernel_shape: Ints,
+    strides: Ints | None = None,
+    pads: Ints | None = None,
+) -> Tensor:
+    """The maxima back at their places among zeros; a larger `output_shape` adds zeros behind."""
+    rank = len(kernel_shape)
+    stride, around = strides or [1] * rank, pads or [0] * (2 * rank)
+    sizes = [
+        (x.shape[2 + axis] - 1) * stride[axis] - around[axis] - around[axis + rank] + kernel_shape[axis]
+        for axis in range(rank)
+    ]
+    flat = x.new_zeros(math.prod(x.shape[:2]) * math.prod(sizes))
+    spread = flat.scatter(0, places.flatten(), x.flatten()).reshape(*x.shape[:2], *sizes)
+    if output_shape is None:
+        return spread
+    wanted = as_ints(output_shape)
+    check_size(wanted)
+    return F.pad(spread, torch_pads([0] * len(wanted) + [w - s for w, s in zip(wanted, spread.shape, strict=True)]))
 
 
 def average_pool(
@@ -142,12 +199,29 @@ def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
 
 WINDOW = Quantization(inputs=(0,))
 
-plain("MaxPool", max_pool, quantization=Quantization(passes=True), ignored=frozenset({"storage_order"}))
-plain("AveragePool", average_pool, quantization=WINDOW, attribute_since={"dilations": 19})
-plain("LpPool", lp_pool, attribute_since={"dilations": 18, "ceil_mode": 18})
-plain("GlobalAveragePool", global_average_pool, quantization=WINDOW)
-plain("GlobalMaxPool", global_max_pool, quantization=Quantization(passes=True))
-plain("GlobalLpPool", global_lp_pool)
+
+@register
+class MaxPool(Plain):
+    name = "MaxPool"
+    functions = (max_pool, max_pool_with_places)
+    axes = windowed
+    quantization = Quantization(passes=True)
+    ignored = frozenset({"storage_order"})
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:
+        if len(node.outputs) == 1:
+            return super().read(node, graph)
+        attributes = self.read_attributes(node, max_pool_with_places)
+        return graph.call_each(2, max_pool_with_places, node.input(0), **attributes)
+
+
+
+plain("MaxUnpool", max_unpool, literals=frozenset({2}))
+plain("AveragePool", average_pool, axes=windowed, quantization=WINDOW, attribute_since={"dilations": 19})
+plain("LpPool", lp_pool, axes=windowed, attribute_since={"dilations": 18, "ceil_mode": 18})
+plain("GlobalAveragePool", global_average_pool, axes=windowed, quantization=WINDOW)
+plain("GlobalMaxPool", global_max_pool, axes=windowed, quantization=Quantization(passes=True))
+plain("GlobalLpPool", global_lp_pool, axes=windowed)
 
 
 @reads_aten("max_pool1d.default", "max_pool2d.default", "max_pool3d.default")

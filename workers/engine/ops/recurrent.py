@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.structure.axes import Axes
     from workers.engine.writers.onnx import OnnxBuilder
 
 
@@ -116,9 +117,13 @@ class RecurrentOp(LayerOp):
     leaf: ClassVar[type[Recurrent]]
     results = 2
     """The sequence, then the last states."""
+    required = 1
+    words = frozenset(("forward", "reverse", "bidirectional", *(kind.name for kind in ACTIVATIONS.values())))
     options: ClassVar[tuple[str, ...]] = ()
     """Attributes of the op beside the common ones."""
     weights: ClassVar[dict[str, int]] = {"weight_ih": 1, "weight_hh": 1}
+    vectors: ClassVar[tuple[str, ...]] = ("bias",)
+    """Parameters with one or several values a hidden unit."""
 
     def read_layer(self, node: OnnxNode, graph: GraphBuilder) -> tuple[Value, ...]:
         weight_ih, weight_hh, bias = node.weight(1), node.weight(2), node.optional_weight(3)
@@ -188,6 +193,23 @@ class RecurrentOp(LayerOp):
         module = leaf_of(node, Recurrent)
         return cells * (math.prod(module.weight_ih.shape) + math.prod(module.weight_hh.shape))
 
+    def layer_axes(self, node: fx.Node, axes: Axes) -> None:
+        """A hidden unit is one in every gate and in both directions; states and outputs have hidden units last."""
+        given = axes.of(source_of(node))
+        rows, taken = axes.weight(node, "weight_ih", [None, "makes", "takes"])[1:]
+        recurrent, hidden = axes.weight(node, "weight_hh", [None, "makes", "takes"])[1:]
+        axes.same(given[-1], taken)
+        for gates in (rows, recurrent):
+            axes.same(gates, axes.repeated(hidden, self.leaf.gates))
+        for name in self.vectors:
+            axes.vector(node, name, hidden, "makes")
+        for state in node.args[2:]:
+            if isinstance(state, fx.Node):
+                axes.same(axes.of(state)[-1], hidden)
+        reason = f"{axes.name(node)} runs along it"
+        stays = [[axes.stays(size, reason) for size in shape[:-1]] for shape in axes.shape(node)]
+        axes.give_parts(node, [[*dims, hidden] for dims in stays])
+
 
 @register
 class LSTMOp(RecurrentOp):
@@ -195,6 +217,7 @@ class LSTMOp(RecurrentOp):
     modules = (LSTM,)
     functions: ClassVar[tuple[Callable[..., Any], ...]] = (lstm,)
     weight_inputs = (1, 2, 3, 7)
+    vectors = ("bias", "peepholes")
     leaf = LSTM
     results = 3
     options = ("input_forget",)

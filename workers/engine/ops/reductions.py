@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.ops.aten import reads_aten
+from workers.engine.ops.axis_rules import along_axes, reduced
 from workers.engine.ops.base import register
 from workers.engine.ops.plain import Plain, plain
 
@@ -121,6 +122,15 @@ def cumulative_sum(x: Tensor, axis: int | Tensor, *, exclusive: int = 0, reverse
     return summed.flip(dim) if reverse else summed
 
 
+def cumulative_product(x: Tensor, axis: int | Tensor, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+    dim = int(axis) % x.dim()
+    ordered = x.flip(dim) if reverse else x
+    if exclusive:
+        ordered = torch.cat([torch.ones_like(ordered.narrow(dim, 0, 1)), ordered.narrow(dim, 0, x.shape[dim] - 1)], dim)
+    product = ordered.cumprod(dim, dtype=x.dtype)
+    return product.flip(dim) if reverse else product
+
+
 def top_k(
     x: Tensor,
     k: Sequence[int] | Tensor,
@@ -144,6 +154,7 @@ def _reduction(name: str, function: Callable[..., Any], since: int, **declaratio
     plain(
         name,
         function,
+        axes=reduced,
         literals=frozenset({1}),
         attribute_before={1: ("axes", since)},
         attribute_since={"noop_with_empty_axes": since},
@@ -161,8 +172,9 @@ _reduction("ReduceL2", reduce_l2, 18)
 _reduction("ReduceSumSquare", reduce_sum_square, 18)
 _reduction("ReduceLogSum", reduce_log_sum, 18)
 _reduction("ReduceLogSumExp", reduce_log_sum_exp, 18)
-plain("ArgMax", arg_max)
-plain("ArgMin", arg_min)
+plain("ArgMax", arg_max, axes=reduced)
+plain("ArgMin", arg_min, axes=reduced)
+plain("CumProd", cumulative_product, literals=frozenset({1}), opset=26)
 plain("CumSum", cumulative_sum, literals=frozenset({1}))
 
 
@@ -182,7 +194,7 @@ class TopK(Plain):
         return super().read_attributes(replace(node, attributes=without), function)
 
 
-plain("MeanVarianceNormalization", mean_variance_normalization)
+plain("MeanVarianceNormalization", mean_variance_normalization, axes=along_axes)
 
 
 ATEN_REDUCTIONS: dict[str, Callable[..., Any]] = {

@@ -11,7 +11,8 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx
 
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.base import Op, register
+from workers.engine.ops.axis_rules import windowed
+from workers.engine.ops.base import Op, register, source_of
 from workers.engine.ops.plain import Plain, as_literal, attributes_of
 from workers.engine.ops.reductions import as_ints
 from workers.engine.ops.shapes import concat
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.structure.axes import Axes
     from workers.engine.writers.onnx import OnnxBuilder
 
 Floats = Sequence[float] | Tensor
@@ -169,6 +171,19 @@ class Resize(Plain):
             inputs[1:2] = [None]
         return graph.call(resize, *inputs, **attributes)
 
+    def axes(self, node: fx.Node, axes: Axes) -> None:
+        """Dimensions that keep their size are copied element by element."""
+        source, shape = source_of(node), axes.shape(node)
+        dims = axes.of(source)
+        for axis, dim in enumerate(dims):
+            if dim.size != shape[axis] or axes.sizes.is_open(source, axis):
+                axes.keep(dim, "it is resized")
+                dims[axis] = axes.stays(shape[axis], "it is resized")
+        axes.give(node, dims)
+        if len(node.args) > 3 and node.args[3] is not None:
+            chosen = node.kwargs.get("axes") or range(len(dims))
+            axes.sized_by(node, 3, dims, chosen=[int(axis) % len(dims) for axis in chosen])  # type: ignore[union-attr, arg-type]
+
 
 @register
 class Upsample(Op):
@@ -199,6 +214,7 @@ class GridSample(Plain):
 
     name = "GridSample"
     functions = (grid_sample,)
+    axes = windowed
     opset = 16
 
     def read_attributes(self, node: OnnxNode, function: Any) -> dict[str, Any]:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from torch import Tensor, fx
 
 from workers.engine.ops.activations import hardmax, log_softmax, softmax
+from workers.engine.ops.axis_rules import along_axis, coupled
 from workers.engine.ops.base import Op, register
 from workers.engine.ops.plain import Plain
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.structure.axes import Axes
     from workers.engine.writers.onnx import OnnxBuilder
 
 KINDS = {"Softmax": softmax, "LogSoftmax": log_softmax, "Hardmax": hardmax}
@@ -23,6 +25,8 @@ def coerced_softmax(x: Tensor, *, kind: str, axis: int) -> Tensor:
 
 
 class Softmax(Plain):
+    axes = along_axis
+
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:
         axis = node.attribute("axis", 1)
         if node.opset >= 13 or axis == -1:
@@ -43,6 +47,10 @@ class CoercedSoftmax(Op):
     name = "CoercedSoftmax"
     domain = "modelpress"
     functions = (coerced_softmax,)
+
+    def axes(self, node: fx.Node, axes: Axes) -> None:
+        first, rank = int(node.kwargs["axis"]), len(axes.shape(node))  # type: ignore[arg-type]
+        coupled(self, node, axes, set(range(first % rank, rank)))
 
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         source = onnx.value(node.args[0])

@@ -54,6 +54,10 @@ class IntegerGrid(Constraint):
     def forward(self, weight: Tensor) -> Tensor:
         return _straight_through(self.integers(weight) * self.scale, weight)
 
+    def narrow(self, axis: int, index: Tensor) -> None:
+        if axis in self.axes:
+            self.scale = self.scale.index_select(axis, index)
+
     def encode(self, weight: Tensor) -> Encoding:
         integers = self.integers(weight).to(torch.int8)
         if self.folded or len(self.axes) > 1:
@@ -80,6 +84,9 @@ class BiasGrid(Constraint):
 
     def forward(self, bias: Tensor) -> Tensor:
         return _straight_through((self.integers(bias) * self.scale.double()).to(bias.dtype), bias)
+
+    def narrow(self, axis: int, index: Tensor) -> None:
+        self.scale = self.scale.index_select(axis, index)
 
     def encode(self, bias: Tensor) -> Encoding:
         return Integers(self.integers(bias).to(torch.int32), self.scale, None, 0, 32.0)

@@ -1,0 +1,278 @@
+"""What the op records say about a graph: which dimensions are the same, which stay, and what counts their elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor, fx, nn
+
+from workers.engine.constraints import raw_parameter
+from workers.engine.graph import Graph
+from workers.engine.ops.base import op_of
+from workers.engine.structure.labels import Dim, Labels
+from workers.engine.structure.sizes import Sizes
+
+Role = Literal["makes", "takes", "scales"]
+Count = Callable[[Dim], int]
+"""How many elements of a dimension are left."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of the graph with labels on its axes. `owner`: path of the leaf, empty for the graph itself."""
+
+    owner: str
+    name: str
+    tensor: Tensor
+    dims: tuple[Dim, ...]
+    roles: tuple[Role | None, ...]
+    node: fx.Node
+
+
+@dataclass(frozen=True)
+class Target:
+    """An argument of sizes: `entries` are dimensions whose sizes it gives, literal numbers, or None for what it computes."""
+
+    node: fx.Node
+    position: int
+    entries: tuple[Dim | int | None, ...]
+
+
+class Axes(Labels):
+    """Dimensions of every value of a graph. Rules read those of their inputs with `of` and `give` those of their output."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.sizes = Sizes(graph)
+        self.stored: dict[int, Stored] = {}
+        self.targets: list[Target] = []
+        self.arguments: list[tuple[fx.Node, int, Callable[[Count], Any]]] = []
+        self.attributes: list[tuple[nn.Module, str, Dim]] = []
+        self._module = graph.module
+        self._dims: dict[fx.Node, Any] = {}
+        for node in graph.module.graph.nodes:
+            self._visit(node, graph)
+
+    def shape(self, node: fx.Node) -> Any:
+        return self.sizes.shape(node)
+
+    def of(self, node: fx.Node) -> list[Dim]:
+        return list(self._dims[node])
+
+    def parts(self, node: fx.Node) -> list[list[Dim]]:
+        """The dimensions of each output of a node that has several."""
+        return self._dims[node]
+
+    def all_of(self, node: fx.Node) -> list[Dim]:
+        """Those of every output of a node."""
+        return _flat(self._dims[node])
+
+    def give(self, node: fx.Node, dims: Sequence[Dim]) -> None:
+        self._dims[node] = list(dims)
+
+    def give_parts(self, node: fx.Node, parts: Sequence[Sequence[Dim]]) -> None:
+        self._dims[node] = [list(part) for part in parts]
+
+    def freeze(self, node: fx.Node, reason: str) -> None:
+        """Everything that goes into a node stays, and what comes out."""
+        for source in node.all_input_nodes:
+            for dim in self.all_of(source):
+                self.keep(dim, reason)
+        self._dims[node] = self._staying(self.shape(node), reason)
+
+    def name(self, node: fx.Node) -> str:
+        """How reports call a node: the user's name of the layer where it is one."""
+        return str(node.meta.get("layer", node.name))
+
+    def weight(self, node: fx.Node, name: str, roles: Sequence[Role | None]) -> list[Dim]:
+        """Dimensions of a leaf's parameter or buffer, the same ones wherever the same tensor is used.
+
+        `roles`, an axis each: what the units along it are to the tensor; None for axes that stay, such as kernels.
+        """
+        owner: Any = self._module.get_submodule(str(node.target))
+        tensor = raw_parameter(owner, name)
+        return list(self._store(str(node.target), name, tensor, roles, node).dims)
+
+    def vector(self, node: fx.Node, name: str, dim: Dim, role: Role) -> None:
+        """A leaf's parameter or buffer, if it has it, has one or several values an element of `dim` on its last axis."""
+        tensor = getattr(self._module.get_submodule(str(node.target)), name)
+        if tensor is not None:
+            own = self.weight(node, name, [*[None] * (tensor.dim() - 1), role])[-1]
+            self.same(own, self.repeated(dim, own.size // dim.size))
+
+    def sized_by(
+        self,
+        node: fx.Node,
+        position: int,
+        dims: Sequence[Dim],
+        *,
+        like: fx.Node | None = None,
+        chosen: Sequence[int] | None = None,
+    ) -> None:
+        """Argument `position` says the sizes of `dims`, the node's output, or of the `chosen` of them.
+
+        With `like` it may also say 0 for a dimension that is that input's, and -1 for one that follows from the others.
+        """
+        target = node.args[position] if position < len(node.args) else None
+        places = range(len(dims)) if chosen is None else chosen
+        if isinstance(target, fx.Node):
+            entries = self._entries(node, dims, like)
+            self.targets.append(Target(node, position, tuple(entries[axis] for axis in places)))
+        elif target is not None:
+            given = tuple(int(size) for size in target)  # type: ignore[union-attr, arg-type]
+            sized = [dims[axis] for axis in places]
+            self.arguments.append((node, position, lambda count: _recounted(given, sized, count)))
+
+    def broadcast(self, operands: Sequence[Sequence[Dim]], shape: Sequence[int]) -> list[Dim]:
+        """Dimensions of what comes of these, broadcast against each other to `shape`; those that meet are the same."""
+        dims: list[Dim | None] = [None] * len(shape)
+        for own in operands:
+            for axis, dim in enumerate(own, len(shape) - len(own)):
+                known = dims[axis]
+                if dim.size != shape[axis]:
+                    continue
+                if known is None:
+                    dims[axis] = dim
+                else:
+                    self.same(known, dim)
+        return [self.stays(1, "it is one element") if dim is None else dim for dim in dims]
+
+    def reshaped(self, before: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
+        """What becomes of dimensions in a reshape: as few as fit are taken apart and put together, first to last."""
+        after: list[Dim] = []
+        start = place = 0
+        while place < len(shape) or start < len(before):
+            stop, end = _block([dim.size for dim in before], shape, start, place)
+            after += self._regrouped(before[start:stop], shape[place:end])
+            start, place = stop, end
+        return after
+
+    def _regrouped(self, before: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
+        sizes = [dim.size for dim in before]
+        common = _common(sizes, shape)
+        if common is None:
+            reason = "it is reshaped in a way that takes no dimension apart"
+            for dim in before:
+                self.keep(dim, reason)
+            return [self.stays(size, reason) for size in shape]
+        parts = iter(
+            [part for dim, own in zip(before, _share(common, sizes), strict=True) for part in self.factors(dim, own)]
+        )
+        return [
+            self.merged([next(parts) for _ in own]) if own else self.stays(1, "it is one element")
+            for own in _share(common, shape)
+        ]
+
+    def rewritten(self, node: fx.Node, position: int, value: Callable[[Count], Any]) -> None:
+        """Argument `position` is what this function makes of the sizes that are left."""
+        self.arguments.append((node, position, value))
+
+    def counted_by(self, node: fx.Node, attribute: str, dim: Dim) -> None:
+        """An attribute of the leaf is the size of a dimension."""
+        self.attributes.append((self._module.get_submodule(str(node.target)), attribute, dim))
+
+    def _entries(self, node: fx.Node, dims: Sequence[Dim], like: fx.Node | None) -> tuple[Dim | int | None, ...]:
+        entries: list[Dim | int | None] = list(dims)
+        changing = [axis for axis in range(len(dims)) if self.sizes.is_open(node, axis)]
+        copied = [axis for axis in changing if like is not None and self._is_copy(node, axis, like)]
+        inferred = [axis for axis in changing if axis not in copied]
+        inferred.sort(key=lambda axis: not (dims[axis] >= 0).any())
+        for axis in copied:
+            entries[axis] = 0
+        for axis in inferred:
+            entries[axis] = None
+            if like is not None and axis == inferred[0]:
+                entries[axis] = -1
+            else:
+                self.keep(dims[axis], f"{self.name(node)} computes its size from the sizes of the inputs")
+        return tuple(entries)
+
+    def _is_copy(self, node: fx.Node, axis: int, like: fx.Node) -> bool:
+        before = self._dims[like]
+        return (
+            axis < len(before)
+            and np.array_equal(before[axis], self._dims[node][axis])
+            and self.sizes.is_open(like, axis)
+        )
+
+    def _store(self, owner: str, name: str, tensor: Tensor, roles: Sequence[Role | None], node: fx.Node) -> Stored:
+        known = self.stored.get(id(tensor))
+        if known is None:
+            dims = tuple(
+                self.stays(size, "it is no axis of units") if role is None or size == 1 else self.fresh(size)
+                for size, role in zip(tensor.shape, roles, strict=True)
+            )
+            known = self.stored[id(tensor)] = Stored(owner, name, tensor, dims, tuple(roles), node)
+        return known
+
+    def _visit(self, node: fx.Node, graph: Graph) -> None:
+        if node.op == "placeholder":
+            spec = graph.inputs[sum(1 for other in self._dims if other.op == "placeholder")]
+            self._dims[node] = self._staying(self.shape(node), f"it meets a dimension of the input {spec.name!r}")
+        elif node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            holder: Any = self._module.get_submodule(owner)
+            tensor = getattr(holder, name)
+            self._dims[node] = list(self._store(owner, name, tensor, ["scales"] * tensor.dim(), node).dims)
+        elif node.op == "output":
+            for source, spec in zip(node.args[0], graph.outputs, strict=True):  # type: ignore[arg-type]
+                for dim in self._dims[source]:
+                    self.keep(dim, f"it is part of the output {spec.name!r}")
+        else:
+            op_of(node).axes(node, self)
+
+    def _staying(self, shape: Any, reason: str) -> list[Any]:
+        if shape and isinstance(shape[0], tuple):
+            return [self._staying(part, reason) for part in shape]
+        return [self.stays(size, reason) for size in shape]
+
+
+def _flat(dims: Sequence[Any]) -> list[Dim]:
+    return [dim for part in dims for dim in (_flat(part) if isinstance(part, list) else [part])]
+
+
+def _recounted(given: tuple[int, ...], dims: Sequence[Dim], count: Count) -> tuple[int, ...]:
+    return tuple(size if size < 1 else count(dim) for size, dim in zip(given, dims, strict=True))
+
+
+def _block(before: Sequence[int], after: Sequence[int], start: int, place: int) -> tuple[int, int]:
+    """Where the next dimensions end that hold as many elements before as after."""
+    if start == len(before) or place == len(after):
+        return len(before), len(after)
+    stop, end = start + 1, place + 1
+    left, right = before[start], after[place]
+    while left != right:
+        if left < right and stop < len(before):
+            left, stop = left * before[stop], stop + 1
+        elif end < len(after):
+            right, end = right * after[end], end + 1
+        else:
+            return len(before), len(after)
+    return stop, end
+
+
+def _common(before: Sequence[int], after: Sequence[int]) -> list[int] | None:
+    """The coarsest factors, first to last, of which both are made; None where there are none."""
+    if math.prod(before) != math.prod(after) or 0 in before:
+        return None
+    ends = {math.prod(sizes[place:]) for sizes in (before, after) for place in range(len(sizes))}
+    bounds = sorted(ends | {1})
+    pairs = list(zip(bounds, bounds[1:], strict=False))
+    if any(large % small for small, large in pairs):
+        return None
+    return [large // small for small, large in reversed(pairs)]
+
+
+def _share(common: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
+    """Which of the factors, in order, make each size."""
+    shared, following = [], iter(common)
+    for size in sizes:
+        own: list[int] = []
+        while math.prod(own) != size:
+            own.append(next(following))
+        shared.append(own)
+    return shared
