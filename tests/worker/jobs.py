@@ -38,19 +38,24 @@ class Desk:
             writer.write(content)
             writer.finish()
             blob = writer.publish(session)
-            about = self._dataset(session, blob) if kind == "inspect_dataset" else self._model(session, blob, kind)
+            architecture = columns.pop("architecture_id", None)
+            if kind == "inspect_dataset":
+                about = self._dataset(session, blob)
+            else:
+                about = self._model(session, blob, kind, architecture)
             job = Job(id=uuid7(), tenant_id=self.tenant, kind=kind, **about, **{"deadline_seconds": 60, **columns})
             session.add(job)
             session.commit()
             return job.id
 
-    def _model(self, session: Session, blob: UUID, kind: str) -> dict[str, UUID]:
+    def _model(self, session: Session, blob: UUID, kind: str, architecture: UUID | None) -> dict[str, UUID]:
         ready = kind == "compress"
         model = Model(
             id=uuid7(),
             tenant_id=self.tenant,
             name="digits",
             filename="digits.onnx",
+            architecture_id=architecture,
             status="ready" if ready else "processing",
             spec={} if ready else None,
         )

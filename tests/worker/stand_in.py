@@ -65,6 +65,19 @@ def succeed(spec: Spec, run_dir: Path, emit: Emit, seconds: float = 0, result: s
     write_result(run_dir, answer.model_dump_json())
 
 
+def succeed_in_formats(spec: Compress, run_dir: Path, emit: Emit, paths: dict[str, str]) -> None:
+    for path in paths.values():
+        (run_dir / path).write_text(path)
+    files = tuple(ResultFile(format=name, path=path) for name, path in paths.items())
+    write_result(run_dir, RunResult(model=MODEL, files=files, report=report(spec)).model_dump_json())
+
+
+def tell_architecture(spec: InspectModel | Compress, run_dir: Path, emit: Emit) -> None:
+    architecture = spec.model.architecture
+    say("none" if architecture is None else (run_dir / architecture.path).read_text())
+    succeed(spec, run_dir, emit)
+
+
 def report(spec: Compress) -> Report:
     environment = Environment(
         cpu="", isa=(), device="cpu", threads=1, python="", torch="", onnxruntime="", sandbox=spec.sandbox

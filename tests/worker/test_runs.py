@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.db.tables import Dataset, Job, Model, ModelFile
@@ -32,6 +32,27 @@ def test_a_compression_ends_with_a_new_model(desk: Desk) -> None:
     assert job.warnings == ["slow"]
     assert job.progress is not None
     assert [event["status"] for event in desk.events(job_id)] == ["running", "succeeded"]
+
+
+def test_a_result_may_have_several_files(desk: Desk) -> None:
+    paths = {"safetensors": "out/weights.zip", "onnx": "out/model.onnx", "packed": "out/model.small"}
+    job_id = desk.compress(program("succeed_in_formats", paths=paths))
+    desk.wait(job_id, "succeeded")
+    (model,) = desk.results(job_id)
+    assert model.filename == "digits.zip"
+    with Session(desk.engine) as session:
+        files = session.scalars(select(ModelFile).where(ModelFile.model_id == model.id)).all()
+    assert {file.format: file.suffix for file in files} == {"safetensors": ".zip", "onnx": ".onnx", "packed": ".small"}
+    assert {file.format: b"".join(desk.store.read(file.blob_id)).decode() for file in files} == paths
+
+
+@pytest.mark.parametrize("kind", ["inspect_model", "compress"])
+def test_weights_alone_come_with_their_architecture(desk: Desk, kind: str) -> None:
+    whole = desk.wait(desk.inspect_model(program("succeed")), "succeeded").model_id
+    job_id = getattr(desk, kind)(program("tell_architecture"), architecture_id=whole)
+    job = desk.wait(job_id, "succeeded")
+    assert job.log is not None
+    assert json.loads(job.log.splitlines()[-1]) == {"act": "succeed"}
 
 
 def test_reading_an_upload_makes_it_ready(desk: Desk) -> None:
@@ -156,6 +177,8 @@ def test_nothing_outlives_its_run(desk: Desk) -> None:
         program("answer_with_path", path="/etc/hostname"),
         program("answer_with_path", path="out/../job.json"),
         program("answer_with_path", path="out/missing.onnx"),
+        program("answer_with_path", path="out/model"),
+        program("answer_with_path", path="out/model.on\"x"),
         program("answer_with_path", path="job.json"),
         program("answer_twice"),
         program("answer_with_long_names"),
