@@ -164,7 +164,9 @@ class Call(Pattern):
         for name, expected in self.options.items():
             given = node.kwargs.get(name)
             if given != expected and not (
-                isinstance(given, float) and isinstance(expected, float) and math.isclose(given, expected, rel_tol=CLOSE)
+                isinstance(given, float)
+                and isinstance(expected, float)
+                and math.isclose(given, expected, rel_tol=CLOSE)
             ):
                 return False
         return True

@@ -179,7 +179,9 @@ class _Raising:
         made = self.nodes.call_module(path, (match["x"],))
         made.meta["layer"] = self._layer_name(match, node)
         made.meta["names"] = {
-            name: value.meta["name"] for name, value in zip(("weight", "bias"), weights, strict=True) if value is not None
+            name: value.meta["name"]
+            for name, value in zip(("weight", "bias"), weights, strict=True)
+            if value is not None
         }
         return made
 
