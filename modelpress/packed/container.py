@@ -1,0 +1,103 @@
+"""What a packed file looks like from outside: a header, then blocks, each with a head and a checksum of its own."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import BinaryIO
+
+from modelpress.packed.errors import PackedError
+
+MAGIC = b"\x9dMPACK\r\n"
+VERSION = 1
+BLOCK = 1 << 20
+"""No block holds more bytes than this, packed or unpacked: it bounds what a decoder has to keep in memory."""
+
+_HEADER = struct.Struct("<8sB3xIQ32s")
+_HEAD = struct.Struct("<BBxxIII")
+_CHECK = struct.Struct("<I")
+HEADER_SIZE = _HEADER.size + _CHECK.size
+HEAD_SIZE = _HEAD.size + _CHECK.size
+
+
+class Coding(IntEnum):
+    RAW = 0
+    ZSTD = 1
+    VALUES = 2
+    COPY = 3
+    """The same bytes as stand somewhere earlier in the output."""
+
+
+class Target(IntEnum):
+    OUTPUT = 0
+    ASIDE = 1
+    """Kept aside: other blocks say how much of it goes out before them."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a packed file says of itself."""
+
+    version: int
+    blocks: int
+    unpacked_size: int
+    sha256: bytes
+    """Of the unpacked file."""
+
+    def to_bytes(self) -> bytes:
+        plain = _HEADER.pack(MAGIC, self.version, self.blocks, self.unpacked_size, self.sha256)
+        return plain + _CHECK.pack(zlib.crc32(plain))
+
+    @classmethod
+    def read(cls, file: BinaryIO) -> Header:
+        """Raises PackedError where this is no packed file, a damaged one, or one of a version not known here."""
+        data = file.read(HEADER_SIZE)
+        if data[: len(MAGIC)] != MAGIC:
+            raise PackedError("this is not a packed file")
+        if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
+            raise PackedError(f"packed by version {data[len(MAGIC)]} of the format; this program reads {VERSION}")
+        if len(data) < HEADER_SIZE:
+            raise PackedError("damaged: the file ends in its header")
+        if data[_HEADER.size :] != _CHECK.pack(zlib.crc32(data[: _HEADER.size])):
+            raise PackedError("damaged: the header's checksum is wrong")
+        _, version, blocks, size, sha256 = _HEADER.unpack(data[: _HEADER.size])
+        return cls(version, blocks, size, sha256)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a block says of itself. `before`: bytes kept aside that go out before it."""
+
+    coding: Coding
+    target: Target
+    before: int
+    size: int
+
+
+def write_block(file: BinaryIO, head: Head, payload: bytes) -> None:
+    plain = _HEAD.pack(head.coding, head.target, head.before, head.size, len(payload))
+    file.write(plain)
+    file.write(_CHECK.pack(zlib.crc32(payload, zlib.crc32(plain))))
+    file.write(payload)
+
+
+def read_block(file: BinaryIO) -> tuple[Head, bytes]:
+    """Raises PackedError where the file ends, the checksum is wrong or a length is not allowed."""
+    data = file.read(HEAD_SIZE)
+    if len(data) < HEAD_SIZE:
+        raise PackedError("damaged: the file ends too early")
+    plain, check = data[: _HEAD.size], data[_HEAD.size :]
+    coding, target, before, size, packed = _HEAD.unpack(plain)
+    # no coding makes a block larger, so the payload's own length needs no other limit
+    if not 0 < size <= BLOCK or packed > size or before > BLOCK:
+        raise PackedError("damaged: a block of a length that cannot be")
+    payload = file.read(packed)
+    if len(payload) < packed:
+        raise PackedError("damaged: the file ends too early")
+    if check != _CHECK.pack(zlib.crc32(payload, zlib.crc32(plain))):
+        raise PackedError("damaged: a block's checksum is wrong")
+    if coding not in tuple(Coding) or target not in tuple(Target):
+        raise PackedError("damaged: a block in a coding that is not known")
+    return Head(Coding(coding), Target(target), before, size), payload

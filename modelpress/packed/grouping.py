@@ -1,0 +1,88 @@
+"""Rows of a tensor that are alike share a table of frequencies: channels differ in how sparse and how wide they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelpress.packed.frequencies import bits
+
+Value = TypeVar("Value", np.int32, np.uint8)
+
+GROUPS = 4
+ROUNDS = 3
+FEWEST_SYMBOLS = 4096
+MOST_CELLS = 1 << 17
+"""Of the table rows × symbols that grouping counts in: more takes longer than a block may."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Element `j` of a block lies in row `(j // inner) % count`."""
+
+    inner: int
+    count: int
+
+    def of(self, elements: int) -> NDArray[np.int32]:
+        """The row of each element."""
+        return self.spread(np.arange(self.count, dtype=np.int32), elements)
+
+    def spread(self, values: NDArray[Value], elements: int) -> NDArray[Value]:
+        """One value a row -> one an element."""
+        once = np.repeat(values, min(self.inner, elements))
+        return once[:elements] if len(once) >= elements else np.resize(once, elements)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Rows, and in which of them each of a run of symbols lies."""
+
+    rows: Rows
+    of_symbol: NDArray[np.int32]
+
+    def only(self, mask: NDArray[np.bool_]) -> Placed:
+        return Placed(self.rows, self.of_symbol[mask])
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The group of each row, and about how many bytes the symbols take so."""
+
+    rows: Rows
+    of_row: NDArray[np.uint8]
+    of_symbol: NDArray[np.uint8]
+    size: float
+
+
+def group(symbols: NDArray[np.int64], placed: Placed, size: int) -> Grouping | None:
+    """Rows in groups, or None where there are too few or too many. `symbols` are below `size`.
+
+    Rows are sorted by their entropy, cut into groups, and moved to the group whose table codes them best, some times.
+    """
+    count = placed.rows.count
+    if count < 2 * GROUPS or count * size > MOST_CELLS or len(symbols) < FEWEST_SYMBOLS:
+        return None
+    cells = np.bincount(placed.of_symbol * np.int64(size) + symbols, minlength=count * size)
+    counts = cells.reshape(count, size).astype(np.float64)
+    totals = np.maximum(counts.sum(axis=1), 1)
+    spread = (counts * np.log2(np.maximum(counts, 1))).sum(axis=1) / totals - np.log2(totals)
+    found = np.empty(count, dtype=np.int64)
+    found[np.argsort(spread, kind="stable")] = np.arange(count) * GROUPS // count
+    for _ in range(ROUNDS):
+        tables = _tables(counts, found) + 1 / size
+        found = (counts @ -np.log2(tables / tables.sum(axis=1, keepdims=True)).T).argmin(axis=1)
+    _, found = np.unique(found, return_inverse=True)
+    tables = _tables(counts, found)
+    together = sum(map(bits, tables)) / 8 + count / 4 + 2 * np.count_nonzero(tables)
+    of_row = found.astype(np.uint8)
+    return Grouping(placed.rows, of_row, of_row[placed.of_symbol], together)
+
+
+def _tables(counts: NDArray[np.float64], found: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The counts of each group: [rows, symbols] -> [groups, symbols]."""
+    member = (np.arange(GROUPS)[:, None] == found).astype(np.float64)
+    tables: NDArray[np.float64] = member @ counts
+    return tables

@@ -1,0 +1,27 @@
+"""zstd, for what repeats."""
+
+from __future__ import annotations
+
+import zstandard
+
+from modelpress.packed.errors import PackedError
+
+QUICK, THOROUGH, SLOW = 1, 9, 19
+
+
+def squeeze(plain: bytes, level: int) -> bytes:
+    """One frame, which says how much it holds."""
+    return zstandard.ZstdCompressor(level=level).compress(plain)
+
+
+def unsqueeze(data: memoryview, size: int) -> bytes:
+    """Raises PackedError unless the frame says, before anything is allocated, and holds exactly `size` bytes."""
+    try:
+        if zstandard.get_frame_parameters(data).content_size != size:
+            raise PackedError("damaged: a zstd frame of another size")
+        plain = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise PackedError(f"damaged: {error}") from None
+    if len(plain) != size:
+        raise PackedError("damaged: a zstd frame of another size")
+    return plain
