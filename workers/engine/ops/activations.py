@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from workers.engine.ops.aten import reads_aten, reads_aten_as
 from workers.engine.ops.axis_rules import elementwise
 from workers.engine.ops.base import Quantization, register
-from workers.engine.ops.plain import Composite, plain
+from workers.engine.ops.plain import Composite, Plain, plain
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
@@ -116,7 +116,6 @@ plain("Sigmoid", torch.sigmoid, axes=elementwise, quantization=UNARY)
 plain("HardSigmoid", hard_sigmoid, axes=elementwise)
 plain("Tanh", torch.tanh, axes=elementwise)
 plain("Softplus", softplus, axes=elementwise)
-plain("SwiGLU", swiglu, axes=elementwise, opset=28)
 plain("Softsign", softsign, axes=elementwise)
 plain("Shrink", shrink, axes=elementwise)
 plain("Clip", clip, axes=elementwise, quantization=FUSED, literals=frozenset({1, 2}), attribute_before={1: ("min", 11), 2: ("max", 11)})
@@ -155,16 +154,39 @@ class Gelu(Composite):
 
 
 @register
-class Swish(Composite):
+class Swish(Plain):
+    """An op since opset 24, and always written in parts: ONNX Runtime has no kernel for it."""
+
     name = "Swish"
     functions = (swish,)
     axes = elementwise
-    opset = 24
+    taken_apart = True
+    opset = 15
 
-    def write_parts(self, node: fx.Node, onnx: OnnxBuilder) -> None:
-        x, alpha = node.args[0], node.kwargs["alpha"]
-        steep = x if alpha == 1 else onnx.node("Mul", [x, alpha], f"{node.name}_steep")
-        onnx.emit(node, "Mul", [x, onnx.node("Sigmoid", [steep], f"{node.name}_gate")])
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        onnx.emit(node, "Mul", [node.args[0], swish_gate(node, onnx)])
+
+
+@register
+class SwiGLU(Plain):
+    """An op since opset 28, written in parts as above."""
+
+    name = "SwiGLU"
+    functions = (swiglu,)
+    axes = elementwise
+    opset = 15
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        gated = onnx.node("Mul", [node.args[0], swish_gate(node, onnx)], f"{node.name}_gated")
+        onnx.emit(node, "Mul", [gated, node.args[1]])
+
+
+def swish_gate(node: fx.Node, onnx: OnnxBuilder) -> str:
+    x, alpha = node.args[0], node.kwargs["alpha"]
+    if alpha != 1:
+        slope = alpha if node.meta.get("raised") else onnx.node("CastLike", [alpha, x], f"{node.name}_slope")
+        x = onnx.node("Mul", [x, slope], f"{node.name}_steep")
+    return onnx.node("Sigmoid", [x], f"{node.name}_gate")
 
 
 @register

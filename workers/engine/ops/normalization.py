@@ -182,8 +182,8 @@ def local_response_normalization(
 
 def _write_scaled(node: fx.Node, onnx: OnnxBuilder, values: Any, weights: list[str]) -> None:
     """Values over the root of their mean square, as exporters write it and runtimes know it again."""
-    module, name = onnx.module(node), node.name
-    dtype = module.weight.dtype
+    module: Any = onnx.module(node)
+    name, dtype = node.name, module.weight.dtype
     squares = onnx.node("Pow", [values, onnx.number(2, dtype)], f"{name}_squares")
     variance = onnx.mean(squares, range(module.axis, 0), f"{name}_variance")
     shifted = onnx.node("Add", [variance, onnx.number(module.eps, dtype)], f"{name}_shifted")

@@ -32,6 +32,8 @@ class Match:
     """What the names stand for: nodes, numbers and tuples of axes."""
     nodes: frozenset[fx.Node] = frozenset()
     """What the pattern is made of, without its inputs and constants."""
+    rank: int = 0
+    """The most dimensions that a constant of one element has: with fewer the input would be broadcast."""
 
     def bind(self, name: str, value: Any) -> Match | None:
         """None where the name stands for something else already."""
@@ -115,12 +117,14 @@ class Number(Pattern):
         number = number_of(value)
         if number is None:
             return
+        tensor = stored(value)
+        ranked = so_far if tensor is None else replace(so_far, rank=max(so_far.rank, tensor.dim()))
         if isinstance(self.expected, str):
-            bound = so_far.bind(self.expected, number)
+            bound = ranked.bind(self.expected, number)
             if bound is not None:
                 yield bound
         elif math.isclose(number, self.expected, rel_tol=CLOSE):
-            yield so_far
+            yield ranked
 
 
 @dataclass(frozen=True)
@@ -204,11 +208,11 @@ def stored(value: Any) -> Tensor | None:
 
 
 def number_of(value: Any) -> float | None:
-    """A literal, or a stored tensor of one element that changes no shape by broadcasting."""
+    """A literal, or a stored tensor of one element. Floats of other widths than 32 bits are no match."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     tensor = stored(value)
-    if tensor is None or tensor.numel() != 1 or tensor.dim() > 1 or tensor.dtype is torch.bool:
+    if tensor is None or tensor.numel() != 1 or tensor.dtype not in (torch.float32, torch.int32, torch.int64):
         return None
     return float(tensor)
 

@@ -61,12 +61,9 @@ RMS_NORM = to_float(x / root | x * inverse_root) * weight
 
 erf = Call(torch.erf, x / math.sqrt(2) | x * math.sqrt(0.5))
 GELU = product(x, 0.5, 1 + erf) | x * (0.5 + 0.5 * erf)
-cube = x * (x * x) | x**3
-inner = math.sqrt(2 / math.pi) * (x + 0.044715 * cube)
-inner_factored = product(x, math.sqrt(2 / math.pi), 1 + 0.044715 * square(x)) | product(
-    x, math.sqrt(2 / math.pi), 1 + product(x, x, 0.044715)
-)
-tanh = Call(torch.tanh, inner | inner_factored)
+slope = math.sqrt(2 / math.pi)
+bend = product(x, x, 0.044715) | 0.044715 * x**2
+tanh = Call(torch.tanh, slope * (x + (0.044715 * (x * (x * x) | x**3) | x * bend)) | product(x, slope, 1 + bend))
 GELU_TANH = product(x, 0.5, 1 + tanh) | x * (0.5 + 0.5 * tanh)
 
 relu6 = Call(clip, x + 3, 0.0, 6.0)
@@ -83,26 +80,26 @@ MISH = x * Call(torch.tanh, Call(softplus, x))
 @dataclass(frozen=True)
 class Rule:
     pattern: Pattern
-    replace: Callable[[Match, fx.Node, _Raising], fx.Node | None]
+    replace: Callable[[Match, Raising], fx.Node | None]
     """Adds what takes the place of the match that ends at a node; None where it does not fit after all."""
 
 
-def _op(function: Callable[..., Any], **fixed: Any) -> Callable[[Match, fx.Node, _Raising], fx.Node]:
+def _op(function: Callable[..., Any], **fixed: Any) -> Callable[[Match, Raising], fx.Node]:
     """A function of x; its options are fixed, or the numbers that the pattern has named like them."""
 
-    def replace(match: Match, node: fx.Node, raising: _Raising) -> fx.Node:
+    def replace(match: Match, raising: Raising) -> fx.Node:
         named = {name: number for name, number in match.values.items() if isinstance(number, float)}
         return raising.nodes.call_function(function, (match["x"],), {**fixed, **named})
 
     return replace
 
 
-def _layer_norm(match: Match, node: fx.Node, raising: _Raising) -> fx.Node | None:
-    return raising.norm(match, node, lambda axis, *weights: LayerNorm(*weights, axis=axis, eps=match["eps"]))
+def _layer_norm(match: Match, raising: Raising) -> fx.Node | None:
+    return raising.norm(match, lambda axis, *weights: LayerNorm(*weights, axis=axis, eps=match["eps"]))
 
 
-def _rms_norm(match: Match, node: fx.Node, raising: _Raising) -> fx.Node | None:
-    return raising.norm(match, node, lambda axis, scale, _: RMSNorm(scale, axis=axis, eps=match["eps"]))
+def _rms_norm(match: Match, raising: Raising) -> fx.Node | None:
+    return raising.norm(match, lambda axis, scale, _: RMSNorm(scale, axis=axis, eps=match["eps"]))
 
 
 PATTERNS = (
@@ -123,7 +120,7 @@ PATTERNS = (
 
 def raise_patterns(graph: Graph) -> int:
     """Raise in place whatever fits; outputs stay the same to 1e-6. Returns how many patterns went."""
-    raising = _Raising(graph)
+    raising = Raising(graph)
     for node in reversed(list(graph.module.graph.nodes)):
         if node.op == "call_function" and node not in raising.gone:
             raising.raise_at(node)
@@ -135,7 +132,7 @@ def raise_patterns(graph: Graph) -> int:
     return raised
 
 
-class _Raising:
+class Raising:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.nodes = graph.module.graph
@@ -148,10 +145,10 @@ class _Raising:
     def raise_at(self, node: fx.Node) -> None:
         for rule in PATTERNS:
             match = find(rule.pattern, node)
-            if match is None:
+            if match is None or (match.rank > 1 and (self._rank(match["x"]) or 0) < match.rank):
                 continue
             with self.nodes.inserting_before(node):
-                raised = rule.replace(match, node, self)
+                raised = rule.replace(match, self)
             if raised is None:
                 continue
             raised.meta = {**node.meta, **raised.meta, "raised": True}
@@ -163,7 +160,7 @@ class _Raising:
             return
 
     def norm(
-        self, match: Match, node: fx.Node, build: Callable[[int, nn.Parameter, nn.Parameter | None], nn.Module]
+        self, match: Match, build: Callable[[int, nn.Parameter, nn.Parameter | None], nn.Module]
     ) -> fx.Node | None:
         """A leaf over the last axes; None where the axes are others, or the weights do not lie along them."""
         axis = self._first_of_last_axes(match["axes"], match["x"])
@@ -177,7 +174,7 @@ class _Raising:
         path = self._free_path(type(module).__name__.lower())
         self.graph.module.add_submodule(path, module)
         made = self.nodes.call_module(path, (match["x"],))
-        made.meta["layer"] = self._layer_name(match, node)
+        made.meta["layer"] = self._layer_name(match)
         made.meta["names"] = {
             name: value.meta["name"]
             for name, value in zip(("weight", "bias"), weights, strict=True)
@@ -210,9 +207,10 @@ class _Raising:
             number += 1
         return f"{stem}_{number}"
 
-    def _layer_name(self, match: Match, node: fx.Node) -> str:
+    def _layer_name(self, match: Match) -> str:
         """That of the weight, where it belongs to this layer alone, else of the place where the exporter found it."""
-        name, exported = str(match["weight"].meta["name"]), str(node.meta.get("node", ""))
+        last = max(match.nodes, key=self._order.__getitem__)
+        name, exported = str(match["weight"].meta["name"]), str(last.meta.get("node", ""))
         scope = scope_of(exported, "") if exported.startswith("/") else ""
         shared = any(user not in match.nodes for user in match["weight"].users)
         wanted = (scope.rpartition(".")[0] if shared else "") or layer_of_weight(name) or name
@@ -226,7 +224,7 @@ class _Raising:
 
 def _along(weight: Tensor | None, axis: int | None) -> nn.Parameter | None:
     """The weight with as many dimensions as there are axes, on its own storage; None where it has more."""
-    if weight is None or axis is None or weight.dtype not in (torch.float32, torch.float64):
+    if weight is None or axis is None or weight.dtype is not torch.float32:
         return None
     shape = list(weight.shape)
     while len(shape) > -axis and shape[0] == 1:
