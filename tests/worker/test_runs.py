@@ -178,7 +178,7 @@ def test_nothing_outlives_its_run(desk: Desk) -> None:
         program("answer_with_path", path="out/../job.json"),
         program("answer_with_path", path="out/missing.onnx"),
         program("answer_with_path", path="out/model"),
-        program("answer_with_path", path="out/model.on\"x"),
+        program("answer_with_path", path='out/model.on"x'),
         program("answer_with_path", path="job.json"),
         program("answer_twice"),
         program("answer_with_long_names"),

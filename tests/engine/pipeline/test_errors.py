@@ -12,7 +12,7 @@ import torch
 
 from modelpress.run import RunResult
 from tests.engine.pipeline.models import blobs, compress, inspect_dataset, inspect_model, mlp, run_dir
-from workers.engine import inspection, preparation
+from workers.engine import originals
 from workers.engine.errors import InvalidModelError
 from workers.engine.inspection import check_reading
 from workers.engine.pipeline import run
@@ -40,7 +40,7 @@ def with_nan():
         (lambda: mlp()[: len(mlp()) // 3], ""),
         (with_nan, "layer2.*NaN"),
         (lambda: pickle.dumps({"a": 1}), "pickle"),
-        (lambda: (2).to_bytes(8, "little") + b"{}", "without an architecture"),
+        (lambda: (2).to_bytes(8, "little") + b"{}", "send it with `architecture`"),
         (lambda: b"PK\x03\x04" + b"0" * 100, ""),
         (lambda: b"\x89HDF\r\n\x1a\n" + b"0" * 100, "Keras"),
     ],
@@ -135,7 +135,7 @@ def test_the_unforeseen_goes_to_the_log_and_not_to_the_user(tmp_path, monkeypatc
     def fail(*args):
         raise raised
 
-    monkeypatch.setattr(preparation, "read_model", fail)
+    monkeypatch.setattr(originals, "read_model", fail)
     result, _ = compress(tmp_path / "run", mlp(), HALF)
     assert result.error.code == code
     assert "secret" not in result.error.message
@@ -152,7 +152,7 @@ def test_memory_that_an_upload_lacks_is_not_blamed_on_a_compression(tmp_path, mo
     def fail(*args):
         raise MemoryError
 
-    monkeypatch.setattr(inspection, "read_model", fail)
+    monkeypatch.setattr(originals, "read_model", fail)
     error = inspect_model(tmp_path / "run", mlp()).error
     assert error.code == "out_of_memory"
     assert "upload a smaller model" in error.message
