@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from workers.engine.ops.aten import reads_aten, reads_aten_as
 from workers.engine.ops.base import Op, Quantization, leaf_of, register, source_of
 from workers.engine.ops.plain import Plain, attributes_of, plain
+from workers.engine.ops.shapes import reshape
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
@@ -250,3 +251,20 @@ def read_aten_linear(node: AtenNode, graph: GraphBuilder) -> Value:
     kind = Linear if node.rank("input") == 2 else Projection
     layer = kind(graph.parameter(weight), None if bias is None else graph.parameter(bias))
     return graph.module(node.layer("weight"), layer, node.value("input"))
+
+
+def _read_aten_addmm(node: AtenNode, graph: GraphBuilder) -> Value:
+    """A layer where the matrix is stored, over the last dimension of what was only made a matrix for this product."""
+    x, matrix, bias = node.value("mat1"), node.value("mat2"), node.value("self")
+    scaled = node.get("beta", 1) != 1 or node.get("alpha", 1) != 1
+    if scaled or not isinstance(matrix, Tensor) or not isinstance(bias, Tensor) or bias.dim() != 1:
+        options = _GEMM_DEFAULTS | {"alpha": float(node.get("alpha", 1)), "beta": float(node.get("beta", 1))}
+        return graph.call(gemm, x, matrix, bias, **options)
+    weights = graph.transposed_parameter(matrix), graph.parameter(bias)
+    whole = x.args[0] if isinstance(x, fx.Node) and x.target is reshape else None
+    sizes = whole.meta.get("sizes", ()) if isinstance(whole, fx.Node) else ()
+    if len(sizes) < 3 or sizes[-1] != matrix.shape[0]:
+        return graph.module(node.layer("mat2"), Linear(*weights), x)
+    made = graph.module(node.layer("mat2"), Projection(*weights), whole)
+    made.meta["sizes"] = (*sizes[:-1], matrix.shape[1])
+    return graph.call(reshape, made, (-1, matrix.shape[1]), allowzero=0)

@@ -282,6 +282,12 @@ def read_aten_size(node: AtenNode, graph: GraphBuilder) -> Value:
 
 @reads_aten("view.default", "reshape.default", "_unsafe_view.default")
 def read_aten_reshape(node: AtenNode, graph: GraphBuilder) -> Value:
+    """Two in a row that give back the first one's input are nothing."""
+    x = node.value("self")
+    if isinstance(x, fx.Node) and x.target is reshape and isinstance(x.args[0], fx.Node):
+        before = x.args[0]
+        if before.meta.get("sizes") == node.output_sizes[0]:
+            return before
     wanted = node.get("size" if "size" in node.arguments else "shape")
     return graph.call(reshape, node.value("self"), node.sizes_like(wanted, "self", graph), allowzero=0)
 

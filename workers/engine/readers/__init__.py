@@ -48,6 +48,11 @@ def _read(path: Path, architecture: Path | None) -> tuple[str, Graph]:
         return _read_archive(path)
     from workers.engine.readers.onnx import read_onnx  # noqa: PLC0415 (as the docstring says)
 
+    if kind == "packed":
+        from workers.engine.readers.packed import unpacked  # noqa: PLC0415 (as the docstring says)
+
+        return "packed", read_onnx(unpacked(path))
+
     return "onnx", read_onnx(path)
 
 

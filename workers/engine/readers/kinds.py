@@ -7,10 +7,11 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from modelpress.packed import MAGIC as PACKED
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.zip_errors import UNREADABLE
 
-Kind = Literal["onnx", "pt2", "torchscript", "state_dict", "safetensors", "archive"]
+Kind = Literal["onnx", "pt2", "torchscript", "state_dict", "safetensors", "archive", "packed"]
 """`archive`: a zip of several files, an ONNX file with its data or a Hugging Face folder."""
 
 ZIP = b"PK\x03\x04"
@@ -29,6 +30,8 @@ def kind_of(path: Path) -> Kind:
         raise InvalidModelError("the file is empty")
     if head[:4] == ZIP:
         return _zipped(path)
+    if head.startswith(PACKED):
+        return "packed"
     if head[:4] == HDF5 or head[4:8] == TFLITE:
         raise UnsupportedModelError("Keras and TFLite files are not read: export the model to ONNX (tf2onnx does it)")
     if head[:1] == PICKLE and head[1] in range(2, 6):

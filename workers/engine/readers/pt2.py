@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from modelpress.models import Dim, TensorSpec
 from workers.engine.builder import GraphBuilder, Value
@@ -20,6 +20,7 @@ from workers.engine.graph import Graph
 from workers.engine.ops.aten import ATEN
 from workers.engine.ops.elementwise import divide
 from workers.engine.readers.aten import AtenNode, Symbol
+from workers.engine.readers.fitting import fit
 from workers.engine.readers.pt2_archive import DTYPES, Archive
 from workers.engine.readers.pt2_code import refuse_code
 
@@ -77,8 +78,8 @@ SCALAR_READERS: dict[str, Callable[[AtenNode, GraphBuilder], Value | tuple[Value
 """Arithmetic on sizes; comparisons only feed assertions, which the reader leaves out."""
 
 
-def read_pt2(path: Path) -> Graph:
-    """The graph of the one program in the archive.
+def read_pt2(path: Path, weights: Mapping[str, Tensor] | None = None) -> Graph:
+    """The graph of the one program in the archive, with these weights where they are given.
 
     Raises InvalidModelError where the file is damaged or would run code if PyTorch loaded it, and
     UnsupportedModelError where the program uses an op or a construct that the engine does not know.
@@ -88,14 +89,27 @@ def read_pt2(path: Path) -> Graph:
     archive.refuse_code(model)
     document = archive.json(f"models/{model}.json")
     try:
-        weights = archive.tensors("weights", f"{model}_weights_config.json")
+        stored = archive.tensors("weights", f"{model}_weights_config.json")
         constants = archive.tensors("constants", f"{model}_constants_config.json")
-        return read_program(document, {**constants, **weights})
+        if weights is not None:
+            stored = _replaced(stored, weights)
+        return read_program(document, {**constants, **stored})
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise InvalidModelError(
             f"The program in the archive is not as PyTorch writes it ({type(error).__name__}: {str(error)[:120]}). "
             "Make the file with torch.export.save(program, path) of PyTorch 2.9 or later."
         ) from error
+
+
+def _replaced(stored: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Raises InvalidModelError that lists what does not fit."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in stored.items():
+        names.setdefault(id(tensor), []).append(name)
+    tied = [frozenset(group) for group in names.values() if len(group) > 1]
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    fitting = fit(weights, shapes, where="the .pt2 program", tied=tied)
+    return {name: fitting[name].to(tensor.dtype) if name in fitting else tensor for name, tensor in stored.items()}
 
 
 def read_program(document: dict[str, Any], tensors: Mapping[str, Tensor], words: Words = NO_WORDS) -> Graph:
@@ -250,6 +264,8 @@ class _Program:
         for output, value in zip(outputs, results, strict=False):
             symbol = self.graph.get("sym_int_values", {}).get(output)
             self.values[output] = value if symbol is None else _symbol(symbol, value)
+            if isinstance(value, fx.Node) and output in self.graph["tensor_values"]:
+                value.meta.setdefault("sizes", self._sizes(output))
 
     def _sizes(self, tensor: str) -> Sizes:
         return tuple(

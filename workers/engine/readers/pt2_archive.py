@@ -129,12 +129,13 @@ class Archive:
                 )
 
     def tensors(self, folder: str, config_name: str) -> dict[str, Tensor]:
-        """Tensors of `data/weights/` or `data/constants/` by the user's name; those that share storage stay shared."""
+        """Tensors of `data/weights/` or `data/constants/` by the user's name; those that are tied are one object."""
         config = self.json(f"data/{folder}/{config_name}")
         entries = config.get("config") if isinstance(config, dict) else None
         if not isinstance(entries, dict):
             raise InvalidModelError(f"data/{folder}/{config_name} has no config.")
         storages: dict[str, bytes] = {}
+        made: dict[str, Tensor] = {}
         tensors = {}
         for name, entry in entries.items():
             if not isinstance(entry, dict) or entry.get("use_pickle") is not False:
@@ -148,7 +149,10 @@ class Archive:
             if path not in storages:
                 member = self._members.get(f"data/{folder}/{path}")
                 storages[path] = self.read(f"data/{folder}/{path}", member.file_size if member else 0)
-            tensors[name] = strided_tensor(name, storages[path], entry["tensor_meta"])
+            view = f"{path} {entry['tensor_meta']}"
+            if view not in made:
+                made[view] = strided_tensor(name, storages[path], entry["tensor_meta"])
+            tensors[name] = made[view]
         return tensors
 
 
