@@ -19,6 +19,9 @@ class Verdict(StrEnum):
 class Size(Strict):
     bytes: int
     zstd_bytes: int = Field(description="after zstd -19 (-9 from 32 MiB on): what a download with compression costs")
+    packed_bytes: int | None = Field(
+        None, description="as a packed file, which pays where weights are sparse or few; None in reports from before it"
+    )
     parameters: int
     nonzeros: int
     macs: int | None

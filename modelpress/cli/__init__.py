@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from modelpress import __version__
-from modelpress.cli import resources, single
+from modelpress.cli import packing, resources, single
 from modelpress.cli.compress import compress
 from modelpress.cli.connect import service
 from modelpress.cli.output import out
@@ -38,7 +38,7 @@ cli.command()(up)
 cli.add_typer(resources.models, name="models")
 cli.add_typer(resources.datasets, name="datasets")
 cli.add_typer(resources.jobs, name="jobs")
-for command in (single.download, single.compare, single.steps):
+for command in (single.download, single.compare, single.steps, packing.pack, packing.unpack):
     cli.command()(command)
 
 

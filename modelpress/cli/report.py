@@ -43,6 +43,9 @@ def figures(report: Report) -> Table:
         size(after.zstd_bytes),
         smaller(before.zstd_bytes / after.zstd_bytes),
     )
+    if before.packed_bytes and after.packed_bytes:
+        packed = before.packed_bytes, after.packed_bytes
+        made.add_row("file, packed", *map(size, packed), smaller(packed[0] / packed[1]))
     if len(report.files) > 1:
         for file in report.files:
             made.add_row(f"file, {file.format}", "", size(file.bytes), smaller(file.ratio))

@@ -10,7 +10,7 @@ if not all(map(find_spec, ("constriction", "numpy", "zstandard"))):
 
 from modelpress.packed.container import MAGIC, Header
 from modelpress.packed.errors import PackedError
-from modelpress.packed.packing import pack
+from modelpress.packed.packing import pack, packed_size
 from modelpress.packed.unpacking import MAX_BYTES, peek, unpack
 
-__all__ = ["MAGIC", "MAX_BYTES", "Header", "PackedError", "pack", "peek", "unpack"]
+__all__ = ["MAGIC", "MAX_BYTES", "Header", "PackedError", "pack", "packed_size", "peek", "unpack"]

@@ -6,7 +6,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from modelpress.packed.errors import PackedError
 
@@ -76,7 +76,12 @@ class Head:
     size: int
 
 
-def write_block(file: BinaryIO, head: Head, payload: bytes) -> None:
+class Output(Protocol):
+    def write(self, data: bytes, /) -> int: ...
+    def seek(self, place: int, /) -> int: ...
+
+
+def write_block(file: Output, head: Head, payload: bytes) -> None:
     plain = _HEAD.pack(head.coding, head.target, head.before, head.size, len(payload))
     file.write(plain)
     file.write(_CHECK.pack(zlib.crc32(payload, zlib.crc32(plain))))

@@ -8,9 +8,8 @@ import zlib
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
-from modelpress.packed.container import BLOCK, HEADER_SIZE, VERSION, Coding, Head, Header, Target, write_block
+from modelpress.packed.container import BLOCK, HEADER_SIZE, VERSION, Coding, Head, Header, Output, Target, write_block
 from modelpress.packed.errors import PackedError
 from modelpress.packed.placing import placed
 from modelpress.packed.squeezing import QUICK, SLOW, THOROUGH, squeeze
@@ -27,8 +26,32 @@ def pack(source: Path, target: Path) -> None:
         Packing(file, output).run()
 
 
+def packed_size(source: Path) -> int:
+    """How large the packed form of a file is; nothing is written."""
+    counted = Counted()
+    with source.open("rb") as file:
+        Packing(file, counted).run()
+    return counted.size
+
+
+class Counted:
+    """An output that keeps nothing but its size."""
+
+    size = 0
+    _at = 0
+
+    def write(self, data: bytes) -> int:
+        self.seek(self._at + len(data))
+        return len(data)
+
+    def seek(self, place: int) -> int:
+        self._at = place
+        self.size = max(self.size, place)
+        return place
+
+
 class Packing:
-    def __init__(self, file: BufferedReader, output: BinaryIO) -> None:
+    def __init__(self, file: BufferedReader, output: Output) -> None:
         self._file = file
         self._output = output
         self._size = os.fstat(file.fileno()).st_size

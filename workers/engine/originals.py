@@ -7,6 +7,7 @@ from pathlib import Path
 from modelpress.run import ModelFile
 from workers.engine.graph import Graph
 from workers.engine.readers import ZIP, read_model
+from workers.engine.readers.packed import unpacked
 from workers.engine.writers import write_model
 
 REWRITTEN = "original.onnx"
@@ -19,13 +20,15 @@ def open_model(model: ModelFile, run_dir: Path) -> tuple[str, Graph]:
 
 
 def runnable(graph: Graph, format_: str, model: ModelFile, run_dir: Path) -> Path:
-    """The file itself where it is one ONNX file, else the graph's, unchanged.
+    """The file itself, or what is packed in it, where that is one ONNX file, else the graph's, unchanged.
 
     Raises EngineError where ONNX cannot hold the graph.
     """
     file = run_dir / model.path
     if is_one_onnx_file(format_, file):
         return file
+    if format_ == "packed":
+        return unpacked(file)
     rewritten = run_dir / REWRITTEN
     write_model(graph, "onnx", rewritten)
     return rewritten

@@ -7,6 +7,7 @@ from pathlib import Path
 import zstandard
 
 from modelpress.models import ModelStats
+from modelpress.packed import packed_size
 from modelpress.report import Size
 
 LEVEL = 19
@@ -19,6 +20,7 @@ def measure_size(file: Path, stats: ModelStats) -> Size:
     return Size(
         bytes=file.stat().st_size,
         zstd_bytes=compressed_size(file),
+        packed_bytes=packed_size(file),
         parameters=stats.parameters,
         nonzeros=stats.nonzeros,
         macs=stats.macs,
