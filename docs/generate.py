@@ -3,7 +3,7 @@
 from inspect import cleandoc
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -82,6 +82,13 @@ def kind(annotation: Any) -> str:
         )
     if isinstance(annotation, UnionType):
         return " or ".join(map(kind, given))
+    if get_origin(annotation) is Annotated:
+        return values(FieldInfo.from_annotation(annotation))
+    if get_origin(annotation) is dict:
+        key, value = map(kind, given)
+        return f"`{{{key}: {value}}}`"
+    if get_origin(annotation) is tuple:
+        return f"list of {kind(given[0])}"
     return ", ".join(f"`{value}`" for value in given)
 
 
@@ -89,6 +96,8 @@ def default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "required"
     value = field.default
+    if isinstance(value, tuple):
+        return ", ".join(f"`{each}`" for each in value)
     return "all layers" if hasattr(value, "selects") else "" if value is None else f"`{value}`"
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from modelpress.steps.base import Data, LayerSelection, Step
+from modelpress.steps.channel_pruning import ChannelPruning
+from modelpress.steps.depth_pruning import DepthPruning
 from modelpress.steps.distillation import Distillation
 from modelpress.steps.dynamic_quantization import DynamicQuantization
 from modelpress.steps.fine_tuning import FineTuning
@@ -13,7 +15,14 @@ from modelpress.steps.magnitude_pruning import MagnitudePruning
 from modelpress.steps.static_quantization import StaticQuantization
 
 AnyStep = Annotated[
-    MagnitudePruning | StaticQuantization | DynamicQuantization | HalfPrecision | Distillation | FineTuning,
+    ChannelPruning
+    | DepthPruning
+    | MagnitudePruning
+    | StaticQuantization
+    | DynamicQuantization
+    | HalfPrecision
+    | Distillation
+    | FineTuning,
     Field(discriminator="step"),
 ]
 

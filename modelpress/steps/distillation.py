@@ -21,6 +21,8 @@ class Distillation(TrainingStep):
     needs: ClassVar[Data] = Data.UNLABELLED
     after: ClassVar[frozenset[str]] = frozenset(
         {
+            "channel_pruning",
+            "depth_pruning",
             "magnitude_pruning",
             "distillation",
             "fine_tuning",

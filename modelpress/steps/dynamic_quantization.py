@@ -24,6 +24,6 @@ class DynamicQuantization(Step):
 
     needs: ClassVar[Data] = Data.NONE
     after: ClassVar[frozenset[str]] = frozenset(
-        {"magnitude_pruning", "distillation", "fine_tuning", "static_quantization"}
+        {"channel_pruning", "depth_pruning", "magnitude_pruning", "distillation", "fine_tuning", "static_quantization"}
     )
     paper: ClassVar[str] = "Jacob et al., 2018, arXiv:1712.05877"

@@ -12,6 +12,8 @@ class FineTuning(TrainingStep):
     needs: ClassVar[Data] = Data.TRAIN
     after: ClassVar[frozenset[str]] = frozenset(
         {
+            "channel_pruning",
+            "depth_pruning",
             "magnitude_pruning",
             "distillation",
             "fine_tuning",

@@ -16,6 +16,14 @@ class HalfPrecision(Step):
 
     needs: ClassVar[Data] = Data.NONE
     after: ClassVar[frozenset[str]] = frozenset(
-        {"magnitude_pruning", "distillation", "fine_tuning", "static_quantization", "dynamic_quantization"}
+        {
+            "channel_pruning",
+            "depth_pruning",
+            "magnitude_pruning",
+            "distillation",
+            "fine_tuning",
+            "static_quantization",
+            "dynamic_quantization",
+        }
     )
     paper: ClassVar[str] = "Micikevicius et al., 2018, arXiv:1710.03740"

@@ -24,7 +24,9 @@ class MagnitudePruning(Step):
     layers: LayerSelection = LayerSelection()
 
     needs: ClassVar[Data] = Data.NONE
-    after: ClassVar[frozenset[str]] = frozenset({"magnitude_pruning", "distillation", "fine_tuning"})
+    after: ClassVar[frozenset[str]] = frozenset(
+        {"channel_pruning", "depth_pruning", "magnitude_pruning", "distillation", "fine_tuning"}
+    )
     paper: ClassVar[str] = "Han et al., 2015, arXiv:1506.02626; Zhu & Gupta, 2017, arXiv:1710.01878"
 
     @model_validator(mode="after")

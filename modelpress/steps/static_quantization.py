@@ -25,7 +25,9 @@ class StaticQuantization(Step):
     layers: LayerSelection = LayerSelection()
 
     needs: ClassVar[Data] = Data.CALIBRATE
-    after: ClassVar[frozenset[str]] = frozenset({"magnitude_pruning", "distillation", "fine_tuning"})
+    after: ClassVar[frozenset[str]] = frozenset(
+        {"channel_pruning", "depth_pruning", "magnitude_pruning", "distillation", "fine_tuning"}
+    )
     paper: ClassVar[str] = (
         "Jacob et al., 2018, arXiv:1712.05877; Nagel et al., 2019, arXiv:1906.04721; "
         "Nagel et al., 2020, arXiv:2004.10568; Xiao et al., 2023, arXiv:2211.10438"

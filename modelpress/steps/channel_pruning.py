@@ -1,0 +1,62 @@
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from modelpress.steps.base import Data, LayerSelection, Step
+
+Importance = Literal["l1", "l2", "taylor", "geometric_median", "batch_norm_scale", "random"]
+Kind = Literal["channels", "neurons", "heads", "hidden_units"]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+HALF = 0.5
+
+
+class ChannelPruning(Step):
+    """Remove whole channels, neurons, attention heads and recurrent units, so that the model computes less."""
+
+    step: Literal["channel_pruning"] = "channel_pruning"
+    ratio: float | None = Field(
+        None, gt=0, lt=1, description="share of the units that goes; 0.5 where no other target is given"
+    )
+    macs_left: float | None = Field(
+        None, gt=0, lt=1, description="instead of ratio: share of the multiply-accumulates that may be left"
+    )
+    parameters_left: float | None = Field(
+        None, gt=0, lt=1, description="instead of ratio: share of the parameters that may be left"
+    )
+    scope: Literal["uniform", "global"] = Field(
+        "uniform", description="the same share of every layer, or the least important units of the whole model"
+    )
+    importance: Importance = Field(
+        "l2",
+        description="what tells a unit's worth: the size of its weights (l1, l2), its effect on the answers (taylor), "
+        "how well others can stand in for it (geometric_median), the scale of its batch norm, or chance",
+    )
+    round_to: int = Field(
+        8, ge=1, le=256, description="widths that are left are multiples of this, which runtimes compute fastest"
+    )
+    kinds: tuple[Kind, ...] = Field(
+        ("channels", "neurons", "heads", "hidden_units"), min_length=1, description="what may be removed"
+    )
+    layer_ratios: dict[str, Share] = Field(
+        {}, description="shares for the layers of these patterns instead, such as `layer1.*`: 0.25; 0 keeps all"
+    )
+    layers: LayerSelection = LayerSelection()
+
+    needs: ClassVar[Data] = Data.NONE
+    after: ClassVar[frozenset[str]] = frozenset(
+        {"channel_pruning", "depth_pruning", "magnitude_pruning", "distillation", "fine_tuning"}
+    )
+    paper: ClassVar[str] = (
+        "Li et al., 2017, arXiv:1608.08710; Fang et al., 2023, arXiv:2301.12900; Molchanov et al., 2019, "
+        "arXiv:1906.10771; He et al., 2019, arXiv:1811.00250; Liu et al., 2017, arXiv:1708.06519"
+    )
+
+    @model_validator(mode="after")
+    def one_target(self) -> Self:
+        if sum(target is not None for target in (self.ratio, self.macs_left, self.parameters_left)) > 1:
+            raise ValueError("ratio, macs_left and parameters_left are three ways to say one thing: give one of them")
+        return self
+
+    def data_needed(self) -> Data:
+        return Data.CALIBRATE if self.importance == "taylor" else Data.NONE
