@@ -1,45 +1,7 @@
-"""The op table. Importing this package fills it."""
+"""The op table. Importing this package fills it: every module here is imported, so a new op needs no list."""
 
-from workers.engine.ops import (
-    activations,
-    attention,
-    casting,
-    constants,
-    convolution,
-    elementwise,
-    indexing,
-    linear,
-    normalization,
-    opaque,
-    padding,
-    passing,
-    pooling,
-    quantized,
-    recurrent,
-    reductions,
-    resizing,
-    shapes,
-    softmax,
-)
+import importlib
+import pkgutil
 
-__all__ = [
-    "activations",
-    "attention",
-    "casting",
-    "constants",
-    "convolution",
-    "elementwise",
-    "indexing",
-    "linear",
-    "normalization",
-    "opaque",
-    "padding",
-    "passing",
-    "pooling",
-    "quantized",
-    "recurrent",
-    "reductions",
-    "resizing",
-    "shapes",
-    "softmax",
-]
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -57,21 +57,20 @@ WORDS = frozenset((
     "wrap", "DCR", "CRD", "add", "mul", "max", "min", "nearest", "linear", "cubic", "bilinear", "bicubic", "zeros",
     "border", "reflection", "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners",
     "asymmetric", "tf_crop_and_resize", "round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "stretch",
-    "not_larger", "not_smaller", "forward", "reverse", "bidirectional", "Sigmoid", "Tanh", "Relu", "Softsign",
-    "Softplus", "Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu",
+    "not_larger", "not_smaller",
 ))
 # fmt: on
-"""Every text that an attribute may have: others never come near generated code."""
+"""Texts that attributes may have, beside an op's own `words`: others never come near generated code."""
 
 
-def _fits(value: Any, default: Any) -> bool:
+def _fits(value: Any, default: Any, words: frozenset[str]) -> bool:
     """Whether a file's value for an attribute is of the kind that the function expects."""
     if value is None:
         return default is None
     if isinstance(value, str):
-        return value in WORDS
+        return value in words
     if isinstance(value, tuple):
-        return all(type(item) in (int, float) or item in WORDS for item in value)
+        return all(type(item) in (int, float) or item in words for item in value)
     expected = (int, float) if default in (None, inspect.Parameter.empty) else (type(default),)
     return type(value) in expected
 
@@ -85,6 +84,10 @@ class Plain(Op):
     """Attributes that older opsets do not know; there their default is how the op works."""
     results: ClassVar[int] = 1
     """Outputs that the function has."""
+    required: ClassVar[int] = 0
+    """Outputs that a file cannot leave out where nothing uses them; 0: all."""
+    words: ClassVar[frozenset[str]] = frozenset()
+    """Texts that its attributes may have, where no other op has them."""
     ignored: ClassVar[frozenset[str]] = frozenset()
     """Attributes that do not change what the op computes here."""
 
@@ -107,7 +110,7 @@ class Plain(Op):
         if missing:
             raise node.invalid(f"attribute {missing[0]!r} is missing")
         for name, value in attributes.items():
-            if not _fits(value, defaults[name]):
+            if not _fits(value, defaults[name], WORDS | self.words):
                 raise node.invalid(f"attribute {name!r} has a value that it cannot have")
         return attributes
 
@@ -133,7 +136,7 @@ class Plain(Op):
                 value = inputs.pop(position)
                 if value is not None:
                     attributes[name] = value
-        onnx.emit(node, self.name, inputs, outputs=self.results, **attributes)
+        onnx.emit(node, self.name, inputs, outputs=self.required or self.results, **attributes)
 
 
 class Composite(Plain):

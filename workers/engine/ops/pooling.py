@@ -215,7 +215,6 @@ class MaxPool(Plain):
         return graph.call_each(2, max_pool_with_places, node.input(0), **attributes)
 
 
-
 plain("MaxUnpool", max_unpool, literals=frozenset({2}))
 plain("AveragePool", average_pool, axes=windowed, quantization=WINDOW, attribute_since={"dilations": 19})
 plain("LpPool", lp_pool, axes=windowed, attribute_since={"dilations": 18, "ceil_mode": 18})
