@@ -58,7 +58,7 @@ def test_json_is_one_document_for_scripts(service: Service, lenet: Model, tmp_pa
     done = service.run("compress", lenet.id, "-r", "half_precision", "-o", str(tmp_path / "a.onnx"), "--json")
     answer = json.loads(done.stdout)
     assert Report.model_validate(answer["report"]).size_ratio > 1.5
-    assert Path(answer["output"]).exists()
+    assert list(answer["files"].values()) == [str(tmp_path / "a.onnx")]
     listed = json.loads(service.run("jobs", "list", "--json").stdout)
     assert answer["job_id"] in {job["id"] for job in listed}
 

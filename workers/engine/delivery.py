@@ -13,6 +13,7 @@ from workers.engine.errors import EngineError, UnsupportedModelError, UnusableRe
 from workers.engine.graph import Graph
 from workers.engine.inspection import TOLERANCE, Checked, differences
 from workers.engine.readers import ZIP, read_model
+from workers.engine.readers.packed import unpacked
 from workers.engine.reporter import Reporter
 from workers.engine.runtime import arrays
 from workers.engine.writers import write_model
@@ -85,15 +86,11 @@ def _write(graph: Graph, format_: Format, measured: Path, checked: Checked | Non
 
 
 def _check_packed(path: Path, measured: Path) -> None:
-    from modelpress.packed import unpack  # noqa: PLC0415
-
-    unpacked = path.with_suffix(".unpacked")
-    try:
-        unpack(path, unpacked)
-        if not filecmp.cmp(unpacked, measured, shallow=False):
-            raise UnusableResultError("unpacked again, it is not the ONNX file that was packed; please report it")
-    finally:
-        unpacked.unlink(missing_ok=True)
+    again = unpacked(path)
+    same = filecmp.cmp(again, measured, shallow=False)
+    again.unlink()
+    if not same:
+        raise UnusableResultError("unpacked again, it is not the ONNX file that was packed; please report it")
 
 
 def _check_answers(graph: Graph, format_: Format, path: Path, measured: Path, checked: Checked | None) -> None:
