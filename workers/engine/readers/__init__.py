@@ -52,7 +52,6 @@ def _read(path: Path, architecture: Path | None) -> tuple[str, Graph]:
         from workers.engine.readers.packed import unpacked  # noqa: PLC0415 (as the docstring says)
 
         return "packed", read_onnx(unpacked(path))
-
     return "onnx", read_onnx(path)
 
 

@@ -1,26 +1,34 @@
-"""A packed file: the ONNX file in it, beside it, and that one's graph."""
+"""Reads packed files: the ONNX file in them, which is written beside them first."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from modelpress.packed import PackedError, unpack
-from workers.engine.errors import InvalidModelError
-from workers.engine.graph import Graph
-from workers.engine.readers.onnx import read_onnx
+from modelpress.packed import MAX_BYTES, PackedError, unpack
+from workers.engine.errors import InvalidModelError, UnsupportedModelError
+from workers.engine.readers.kinds import kind_of
+
+MAX_GROWTH = 200
+"""A model of few values, nearly all of them zero, packs a hundred times smaller."""
+ALLOWANCE = 64 << 20
+"""So much may always come out."""
 
 
 def unpacked(path: Path) -> Path:
-    """The very file that was packed, made once. Raises InvalidModelError where the packed one is damaged."""
-    target = path.with_name(f"{path.name}.unpacked.onnx")
-    if not target.exists():
+    """The very ONNX file that was packed, made beside the packed one once.
+
+    Raises InvalidModelError for damaged files and such as grow beyond all measure, UnsupportedModelError for other
+    formats inside.
+    """
+    plain = path.with_name(f"{path.name}.unpacked.onnx")
+    if not plain.exists():
+        limit = min(MAX_BYTES, ALLOWANCE + MAX_GROWTH * path.stat().st_size)
         try:
-            unpack(path, target)
+            unpack(path, plain, max_bytes=limit)
         except PackedError as error:
             raise InvalidModelError(f"the packed file cannot be unpacked ({error}): upload it again") from error
-    return target
-
-
-def read_packed(path: Path) -> Graph:
-    """Raises InvalidModelError, and whatever reading the ONNX file in it raises."""
-    return read_onnx(unpacked(path))
+    if kind_of(plain) != "onnx":
+        raise UnsupportedModelError(
+            "the packed file holds no ONNX file: unpack it (modelpress unpack) and send what is in it"
+        )
+    return plain
