@@ -33,7 +33,7 @@ class Resolved:
     texts: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Product:
     whole: Dim
     factors: tuple[Dim, ...]
