@@ -43,8 +43,8 @@ def fit(
     ]
     if missing or unexpected or unlike:
         parts = {"missing": missing, "left over": unexpected, "of another shape": unlike}
-        listed = "; ".join(f"{what}: {listed(entries)}" for what, entries in parts.items() if entries)
-        raise InvalidModelError(f"the weights do not fit {where}{reason}; {listed}")
+        lists = "; ".join(f"{what}: {listed(entries)}" for what, entries in parts.items() if entries)
+        raise InvalidModelError(f"the weights do not fit {where}{reason}; {lists}")
     return {name: weights[source] for name, source in names.items()}
 
 
