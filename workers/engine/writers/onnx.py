@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from workers.engine.errors import UnsupportedModelError
 from workers.engine.graph import Graph
 from workers.engine.ops.base import OLDEST_OPSET, op_of
 from workers.engine.writers import writes
+from workers.engine.writers.onnx_assembly import Assembly, Stored
 
 PRODUCER = "modelpress"
 UNIFORM_ELEMENTS = 1024
@@ -30,17 +33,36 @@ LARGEST_FILE = 2**31 - 2**20
 
 def write_onnx(graph: Graph) -> bytes:
     """The graph as one ONNX file. Raises UnsupportedModelError above 2 GiB."""
+    assembly = _assemble(graph)
+    if assembly.size > LARGEST_FILE:
+        raise UnsupportedModelError(
+            "the result is larger than 2 GiB, which one ONNX file cannot hold: write it to a file, beside which its "
+            "weights can lie"
+        )
+    file = BytesIO()
+    assembly.write(file)
+    return file.getvalue()
+
+
+@writes("onnx")
+def write_onnx_file(graph: Graph, path: Path) -> None:
+    """Above 2 GiB the weights lie in a second file beside it, whose name is that of the first and `.data`."""
+    assembly = _assemble(graph)
+    with path.open("wb") as file:
+        if assembly.size <= LARGEST_FILE:
+            assembly.write(file)
+            return
+        beside = path.with_name(f"{path.name}.data")
+        with beside.open("wb") as data:
+            assembly.write_with_data(file, data, beside.name)
+
+
+def _assemble(graph: Graph) -> Assembly:
     onnx = OnnxBuilder(graph)
     for node in graph.module.graph.nodes:
         if node.op in ("call_module", "call_function") and node.target is not operator.getitem:
             op_of(node).write(node, onnx)
     return onnx.finish()
-
-
-@writes("onnx")
-def write_onnx_file(graph: Graph, path: Path) -> None:
-    """Raises UnsupportedModelError above 2 GiB."""
-    path.write_bytes(write_onnx(graph))
 
 
 class OnnxBuilder:
@@ -49,10 +71,10 @@ class OnnxBuilder:
         self._encoded: dict[tuple[str, str], tuple[Tensor, Encoding | None]] = {}
         self.opset = self._opset()
         self._nodes: list[Any] = []
-        self._initializers: list[TensorProto] = []
+        self._initializers: list[Stored] = []
+        self._others: list[TensorProto] = []
         self._opsets: dict[str, int] = {}
         """Versions of the domains other than ONNX's own, where they are not 1."""
-        self._bytes = 0
         self._taken = {spec.name for spec in (*graph.inputs, *graph.outputs)}
         self._names: dict[fx.Node, str] = {}
         self._stored: dict[tuple[int, tuple[int, ...], bytes], str] = {}
@@ -95,7 +117,7 @@ class OnnxBuilder:
     @staticmethod
     def tensor(value: Tensor) -> TensorProto:
         """A tensor as the attribute of a node."""
-        return stored_tensor("", value)
+        return Stored.of("", value).proto()
 
     def emit(
         self,
@@ -164,25 +186,29 @@ class OnnxBuilder:
         kept = TensorProto()
         kept.CopyFrom(proto)
         kept.name = self._unique(proto.name)
-        self._count(kept.ByteSize())
-        self._initializers.append(kept)
+        self._others.append(kept)
         return kept.name
 
     def initializer(self, name: str, tensor: Tensor) -> str:
         """Store a tensor; equal tensors are stored once. Returns the name it is stored under."""
         if _uniform(tensor):
             return self._filled(name, tensor)
-        proto = stored_tensor(name, tensor)
-        key = (proto.data_type, tuple(proto.dims), hashlib.blake2b(proto.raw_data, digest_size=16).digest())
+        return self.store(Stored.of(name, tensor))
+
+    def store(self, stored: Stored) -> str:
+        """The same for a tensor in any form; its name is the one to have if it is free."""
+        digest = hashlib.blake2b(digest_size=16)
+        for piece in stored.content():
+            digest.update(piece)
+        key = (stored.kind, stored.dims, digest.digest())
         if key not in self._stored:
-            self._count(len(proto.raw_data))
-            proto.name = self._stored[key] = self._unique(name)
-            self._initializers.append(proto)
+            self._stored[key] = self._unique(stored.name)
+            self._initializers.append(replace(stored, name=self._stored[key]))
         return self._stored[key]
 
     def _filled(self, name: str, tensor: Tensor) -> str:
         """A tensor of one value as a node that runtimes fold when they load the file."""
-        value = stored_tensor("", tensor.detach().flatten()[:1])
+        value = self.tensor(tensor.detach().flatten()[:1])
         key = (value.data_type, tuple(tensor.shape), value.raw_data)
         if key not in self._stored:
             self._stored[key] = self._unique(name)
@@ -197,7 +223,7 @@ class OnnxBuilder:
             self._weights[path, name, transpose] = self._store(node, name, transpose)
         return self._weights[path, name, transpose]
 
-    def finish(self) -> bytes:
+    def finish(self) -> Assembly:
         for node, spec in zip(self._results, self.graph.outputs, strict=True):
             name = self.value(node)
             if name != spec.name:
@@ -207,7 +233,6 @@ class OnnxBuilder:
             "main",
             [_info(spec) for spec in self.graph.inputs],
             [_info(spec) for spec in self.graph.outputs],
-            self._initializers,
         )
         opsets = [helper.make_opsetid("", self.opset)]
         domains = dict.fromkeys((n.domain for n in self._nodes if n.domain), 1) | self._opsets
@@ -219,7 +244,7 @@ class OnnxBuilder:
             opset_import=opsets,
         )
         helper.set_model_props(model, self.graph.metadata)
-        return bytes(model.SerializeToString(deterministic=True))
+        return Assembly(model, self._initializers, self._others)
 
     def _opset(self) -> int:
         needed = [OLDEST_OPSET, self.graph.opset]
@@ -249,11 +274,6 @@ class OnnxBuilder:
         if not transpose:
             self._plain[id(tensor)] = name
         return name
-
-    def _count(self, size: int) -> None:
-        self._bytes += size
-        if self._bytes > LARGEST_FILE:
-            raise UnsupportedModelError("the result is larger than 2 GiB, which one ONNX file cannot hold")
 
     def _bind_parts(self, name: str, parts: list[fx.Node], least: int) -> list[str]:
         """Names of a node's outputs; those that nobody asks for are left out."""
@@ -320,12 +340,6 @@ def _uniform(tensor: Tensor) -> bool:
         return False
     values = tensor.detach().flatten()
     return bool(values[0] == values[-1]) and bool((values == values[0]).all())
-
-
-def stored_tensor(name: str, tensor: Tensor) -> TensorProto:
-    plain = tensor.detach().cpu().contiguous()
-    raw = (plain.view(torch.int16) if plain.dtype is torch.bfloat16 else plain).numpy().tobytes()
-    return TensorProto(name=name, data_type=ONNX_OF_TORCH[tensor.dtype], dims=tensor.shape, raw_data=raw)
 
 
 def _info(spec: TensorSpec) -> Any:
