@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,6 +21,8 @@ from workers.engine.transforms.raising import raise_patterns
 
 Value = fx.Node | Tensor
 """A value while reading: computed when the model runs, or known already."""
+
+T = TypeVar("T", bound=Tensor)
 
 MASK_MAGNITUDE = 1e30
 """Constants this large are attention masks, not something to train."""
@@ -39,6 +41,7 @@ class GraphBuilder:
         self._parameters: dict[int, nn.Parameter] = {}
         self._transposed: dict[int, Tensor] = {}
         self._alive: list[Tensor] = []
+        self._claimed: set[int] = set()
         self._constant: set[fx.Node] = set()
         """Nodes that compute their one tensor from constants alone."""
         self._tensors: dict[fx.Node, Tensor] = {}
@@ -46,6 +49,7 @@ class GraphBuilder:
 
     def input(self, spec: TensorSpec) -> fx.Node:
         node = self.graph.placeholder(f"in_{len(self._inputs)}")
+        node.meta["word"] = spec.dtype
         self._inputs.append(spec)
         return node
 
@@ -56,19 +60,19 @@ class GraphBuilder:
         return tensor
 
     def parameter(self, tensor: Tensor) -> nn.Parameter:
-        """A trainable copy. Matrices that the file uses twice are tied and stay so; vectors are only stored once."""
+        """A trainable tensor. Matrices that the file uses twice are tied and stay so; vectors are only stored once."""
         if tensor.dim() < 2:
-            return nn.Parameter(tensor.clone())
+            return self._named_like(tensor, nn.Parameter(tensor.clone()))
         if id(tensor) not in self._parameters:
             self._alive.append(tensor)
-            self._parameters[id(tensor)] = nn.Parameter(tensor.clone())
+            self._parameters[id(tensor)] = self._named_like(tensor, nn.Parameter(self._own(tensor)))
         return self._parameters[id(tensor)]
 
     def transposed_parameter(self, tensor: Tensor) -> nn.Parameter:
         """The parameter of a transposed matrix: the very one of its source where the file transposes it itself."""
         source = self._transposed.get(id(tensor))
         if source is None:
-            source = self._transposed[id(tensor)] = self.keep(tensor.t().contiguous())
+            source = self._transposed[id(tensor)] = self._named_like(tensor, self.keep(tensor.t().contiguous()))
         return self.parameter(source)
 
     def name_of(self, tensor: Tensor) -> str | None:
@@ -80,7 +84,17 @@ class GraphBuilder:
         self.root.add_module(path, module)
         node = self.graph.call_module(path, tuple(self._argument(argument) for argument in args))
         node.meta["layer"] = self._layer_name(layer)
+        held = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        node.meta["names"] = {name: self._names[id(tensor)] for name, tensor in held if id(tensor) in self._names}
         return node
+
+    def label(self, value: Value, name: str, node: str) -> None:
+        """Remember the user's names of a value and of the node that makes it, for the writers."""
+        if isinstance(value, fx.Node) and "value" not in value.meta:
+            value.meta["value"] = name
+            maker = value.args[0] if value.target is operator.getitem else value
+            if isinstance(maker, fx.Node):
+                maker.meta.setdefault("node", node)
 
     def rename(self, node: fx.Node, layer: str) -> None:
         self._layer_names.discard(node.meta["layer"])
@@ -145,10 +159,10 @@ class GraphBuilder:
             return self._constants[id(tensor)]
         self._alive.append(tensor)
         path = self._path("constant")
-        if _trainable(tensor):
-            self.root.register_parameter(path, nn.Parameter(tensor.clone()))
+        if is_trainable(tensor):
+            self.root.register_parameter(path, nn.Parameter(self._own(tensor)))
         else:
-            self.root.register_buffer(path, tensor.clone())
+            self.root.register_buffer(path, self._own(tensor))
         node = self.graph.get_attr(path)
         node.meta["name"] = name or self._names.get(id(tensor), path)
         self._constants[id(tensor)] = node
@@ -178,6 +192,20 @@ class GraphBuilder:
         )
         raise_patterns(graph)
         return graph
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """The tensor itself for the first that wants its memory, a copy for others and of parts of something larger."""
+        storage = tensor.untyped_storage()
+        if storage.nbytes() > tensor.nbytes or storage.data_ptr() in self._claimed:
+            return tensor.clone()
+        self._claimed.add(storage.data_ptr())
+        return tensor
+
+    def _named_like(self, tensor: Tensor, other: T) -> T:
+        """The other, under the user's name for the tensor."""
+        if id(tensor) in self._names:
+            self.name(other, self._names[id(tensor)])
+        return other
 
     def _folded(self, function: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> Tensor:
         """A weight that was only laid out anew keeps its name, and a transposed one stays tied to its source."""
@@ -212,7 +240,8 @@ class GraphBuilder:
         return unique
 
 
-def _trainable(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point() or tensor.dim() == 0 or tensor.numel() < 2:
+def is_trainable(tensor: Tensor) -> bool:
+    """Whether a constant can be a weight: floats, more than one, none of which masks anything."""
+    if not tensor.is_floating_point() or tensor.dtype.itemsize == 1 or tensor.dim() == 0 or tensor.numel() < 2:
         return False
     return bool((tensor.abs() < MASK_MAGNITUDE).all())

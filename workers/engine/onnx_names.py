@@ -66,9 +66,7 @@ class Relabelling:
     their machines, is left out.
     """
 
-    def __init__(
-        self, fresh: Callable[[str], str], hoist: Hoist = stays
-    ) -> None:
+    def __init__(self, fresh: Callable[[str], str], hoist: Hoist = stays) -> None:
         self._fresh = fresh
         self._hoist = hoist
 
@@ -96,8 +94,8 @@ class Relabelling:
 
     def _rename_graph(self, graph: GraphProto, outer: Mapping[str, str]) -> None:
         scope = _Scope(dict(outer), self._fresh)
-        for field in ("value_info", "quantization_annotation", "metadata_props", "doc_string"):
-            graph.ClearField(field)
+        for told in ("value_info", "quantization_annotation", "metadata_props", "doc_string"):
+            graph.ClearField(told)
         for info in graph.input:
             info.name = scope.define(info.name)
         for sparse in graph.sparse_initializer:
@@ -141,7 +139,7 @@ class _Scope:
     """Old names of what is made here."""
 
     def define(self, name: str) -> str:
-        """The new name of something made here; one that was given already stays (inputs with a default have two places)."""
+        """The new name of something made here; inputs with a default are defined twice."""
         if not name:
             return ""
         if name not in self.inside:

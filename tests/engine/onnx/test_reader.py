@@ -150,21 +150,7 @@ def test_stored_integers_are_read_as_floats_and_said_so() -> None:
     assert "read as floats" in graph.notes[0]
 
 
-SCALE = {"s": np.array(0.1, np.float32), "z": np.array(0, np.uint8)}
-QUANTIZED = [
-    helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
-    helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
-]
 BRANCH = helper.make_graph([], "branch", [], [])
-
-
-def external() -> bytes:
-    model = onnx.load_from_string(linear())
-    stored = model.graph.initializer[0]
-    stored.ClearField("raw_data")
-    stored.data_location = TensorProto.EXTERNAL
-    stored.external_data.add(key="location", value="../../etc/passwd")
-    return model.SerializeToString()
 
 
 def untyped() -> bytes:
@@ -177,19 +163,17 @@ def untyped() -> bytes:
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        (external(), "kept in another file"),
         (untyped(), "is not a tensor"),
-        (model_of(QUANTIZED, X, {"y": ["batch", 4]}, SCALE), "is quantized already; send the float model"),
-        (model_of([helper.make_node("Frobnicate", ["x"], ["y"])], X, Y), "operator 'Frobnicate'"),
-        (model_of([helper.make_node("Relu", ["x"], ["y"], domain="com.acme")], X, Y), "'com.acme.Relu'"),
-        (model_of([helper.make_node("GetItem", ["x"], ["y"], domain="modelpress")], X, Y), "modelpress.GetItem"),
-        (model_of([helper.make_node("If", ["x"], ["y"], then_branch=BRANCH, else_branch=BRANCH)], X, Y), "'If'"),
-        (model_of([helper.make_node("Elu", ["x"], ["y"], beta=1.0)], X, Y), "attribute 'beta' is not supported"),
-        (model_of([helper.make_node("MaxPool", ["x"], ["a", "y"], kernel_shape=[2])], X, Y), "output 1"),
-        (model_of([GEMM], X, Y, {"w": np.array(["a"])}), "type STRING"),
+        (model_of([helper.make_node("Frobnicate", ["x"], ["y"])], X, Y), "Frobnicate"),
+        (model_of([helper.make_node("Relu", ["x"], ["y"], domain="com.acme")], X, Y), "com.acme"),
+        (model_of([helper.make_node("GetItem", ["x"], ["y"], domain="modelpress")], X, Y), "modelpress"),
+        (model_of([helper.make_node("If", ["x"], ["y"], then_branch=BRANCH, else_branch=BRANCH)], X, Y), "If"),
+        (model_of([helper.make_node("Elu", ["x"], ["y"], beta=1.0)], X, Y), "beta"),
+        (model_of([GEMM], X, Y, {"w": np.array(["a"])}), "tensor(string)"),
     ],
+    ids=["sequence", "op", "domain", "own", "if", "attribute", "texts"],
 )
-def test_what_is_not_supported_is_said(model: bytes, sentence: str) -> None:
+def test_what_onnx_runtime_does_not_load_either_is_refused_with_its_words(model: bytes, sentence: str) -> None:
     with pytest.raises(UnsupportedModelError) as raised:
         read_onnx(model)
     assert sentence in str(raised.value)

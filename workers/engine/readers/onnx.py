@@ -1,69 +1,276 @@
-"""Reads an ONNX file into the graph. The file is hostile: nothing in it is run, imported or pasted into code."""
+"""Reads an ONNX file into the graph. The file is hostile: nothing in it is imported or pasted into code.
+
+Nodes are lifted one by one through the op table. What it does not reach stays as it is, in an opaque leaf that ONNX
+Runtime computes; only then it is asked for the types of values.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-import onnx.inliner
 import torch
-from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from torch import Tensor
 
-from modelpress.models import Dim, TensorSpec
 from workers.engine.builder import GraphBuilder, Value
-from workers.engine.dtypes import TORCH_OF_ONNX, WORD_OF_TORCH
-from workers.engine.errors import EngineError, InvalidModelError, UnsupportedModelError
+from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.graph import Graph
+from workers.engine.onnx_names import Relabelling, free_name
 from workers.engine.ops.base import OPS
 from workers.engine.ops.softmax import coerced_softmax, settle_softmax
+from workers.engine.readers.onnx_external import ExternalFiles
+from workers.engine.readers.onnx_file import open_model, opsets_of
 from workers.engine.readers.onnx_node import OnnxNode, shown
-from workers.engine.readers.onnx_tensors import read_tensor
+from workers.engine.readers.onnx_parts import Parts
+from workers.engine.readers.onnx_regions import Wiring
+from workers.engine.readers.onnx_signature import shapeless, spec_of, with_input_ranks, with_output_ranks
+from workers.engine.readers.onnx_types import value_types
+from workers.engine.readers.onnx_values import Values, attributes_of, stored_in
 from workers.engine.shapes import propagate
 
 NUMBERED = re.compile(r"val_\d+(_\d+)?")
-OLDEST_OPSET = 7
 OWN_DOMAIN = "modelpress"
 """Ops that only the engine makes; a file has none of them."""
-STANDARD_DOMAINS = ("", "ai.onnx")
+TOGETHER = "between its parts other things than tensors of numbers are passed"
+WHOLE = "some part of it runs only with all the rest"
+MOST_TOLD = 8
+"""Kinds of ops out of reach that are told one by one."""
 
 
 def read_onnx(source: bytes | Path) -> Graph:
-    """The graph of an ONNX file, in eval mode. Raises InvalidModelError or UnsupportedModelError with the reason."""
-    model = _parse(source if isinstance(source, bytes) else source.read_bytes())
-    opsets = _opsets(model)
-    graph = GraphBuilder()
-    values = _Values(model.graph, graph)
-    for info in model.graph.input:
-        if info.name not in values.stored:
-            values.define(info.name, graph.input(_spec(info, "input")))
-    for proto in model.graph.node:
-        _read_node(proto, opsets, values, graph)
-    outputs = [(_spec(info, "output"), values[info.name]) for info in model.graph.output]
-    if not outputs:
-        raise InvalidModelError("the model has no outputs; export it again with those that you need")
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    _name_by_bias(graph)
-    result = graph.finish(outputs, opset=opsets[""], metadata=metadata)
-    _settle_old_softmax(result)
-    shapeless = {info.name for info in model.graph.output if not info.type.tensor_type.HasField("shape")}
-    return _with_ranks(result, shapeless) if shapeless else result
+    """The graph of an ONNX file, in eval mode. Data files of a path lie in its folder.
+
+    Raises InvalidModelError or UnsupportedModelError with the reason.
+    """
+    reading = _Reading(*open_model(source))
+    while True:
+        try:
+            return reading.attempt()
+        except _OtherPlanError:  # each time a branch is in its place, or more nodes stay together
+            continue
 
 
-def _with_ranks(graph: Graph, shapeless: set[str]) -> Graph:
-    """Outputs whose dimensions the file does not say get as many open ones as they turn out to have."""
-    propagate(graph)
-    results = next(iter(reversed(graph.module.graph.nodes))).args[0]
-    ranks = {spec.name: len(node.meta["shape"]) for spec, node in zip(graph.outputs, results, strict=True)}
-    outputs = (
-        spec.model_copy(update={"shape": (None,) * ranks[spec.name]}) if spec.name in shapeless else spec
-        for spec in graph.outputs
-    )
-    return replace(graph, outputs=tuple(outputs))
+class _OtherPlanError(Exception):
+    """What was found out about the file means that reading it must start again."""
+
+
+class _Reading:
+    """The nodes of a file, and what attempts to read them have found out."""
+
+    def __init__(self, model: ModelProto, external: ExternalFiles) -> None:
+        if not model.graph.output:
+            raise InvalidModelError("the model has no outputs; export it again with those that you need")
+        self._model = model
+        self._external = external
+        self._opsets = opsets_of(model)
+        self._nodes = list(model.graph.node)
+        self._held = stored_in(model.graph)
+        self._regions: list[frozenset[int]] = []
+        self._whole = False
+        self._known_types: dict[str, int | None] | None = None
+        self._known_wiring: Wiring | None = None
+        self._specialised = 0
+        """How many `If` have given way to one of their branches."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._graph = GraphBuilder()
+        self._values = Values(self._held, self._graph, self._external)
+        self._parts = Parts(self._graph, self._opsets)
+        self._out_of_reach: dict[str, tuple[int, str]] = {}
+
+    def attempt(self) -> Graph:
+        """Raises _OtherPlanError where the next attempt will know better."""
+        self._begin()
+        proto = self._model.graph
+        open_inputs = set()
+        for info in proto.input:
+            if info.name not in self._held:
+                self._values.define(info.name, self._graph.input(spec_of(info, "input")))
+                if shapeless(info):
+                    open_inputs.add(info.name)
+        outputs = [spec_of(info, "output", self._kind_of(info)) for info in proto.output]
+        self._read_nodes()
+        results = [(spec, self._values[spec.name]) for spec in outputs]
+        self._check_parts()
+        self._tell()
+        _name_by_bias(self._graph)
+        metadata = {entry.key: entry.value for entry in self._model.metadata_props}
+        graph = self._graph.finish(results, opset=self._opsets[""], metadata=metadata)
+        if open_inputs:
+            graph = with_input_ranks(graph, open_inputs)
+        _settle_old_softmax(graph)
+        open_outputs = {info.name for info in proto.output if shapeless(info)}
+        return with_output_ranks(graph, open_outputs) if open_outputs else graph
+
+    def _read_nodes(self) -> None:
+        if self._regions:
+            for group in self._wiring.order(self._regions):
+                if group in self._regions:
+                    self._keep(sorted(group), WHOLE if self._whole else TOGETHER)
+                elif self._specialise(min(group)):
+                    self._keep_together()
+                else:
+                    self._read(min(group))
+            return
+        index = 0
+        while index < len(self._nodes):
+            if not self._specialise(index):
+                self._read(index)
+                index += 1
+
+    def _read(self, index: int) -> None:
+        """Lift a node, or keep it where that cannot be done."""
+        proto = self._nodes[index]
+        try:
+            results = self._lift(proto)
+        except UnsupportedModelError as refusal:
+            self._keep([index], str(refusal))
+            return
+        if any(self._is_used(name, {index}) for name in proto.output[len(results) :] if name):
+            self._keep([index], f"no more than {len(results)} of its outputs are known here")
+            return
+        for name, value in zip(proto.output, results, strict=False):
+            if name:
+                self._values.define(name, value)
+                self._graph.label(value, name, proto.name)
+                self._graph.label(value, name, proto.name)
+
+    def _lift(self, proto: NodeProto) -> tuple[Value, ...]:
+        op = OPS.get((proto.domain, proto.op_type))
+        if op is None or proto.domain == OWN_DOMAIN:
+            raise UnsupportedModelError("not one of the operators that are known here")
+        inputs = tuple(self._values[name] if name else None for name in proto.input)
+        if op.modules:
+            inputs = tuple(self._graph.known(value) for value in inputs)
+        node = OnnxNode(
+            op_type=proto.op_type,
+            domain=proto.domain,
+            name=proto.name,
+            opset=self._opsets.get(proto.domain, 1),
+            inputs=inputs,
+            input_names=tuple(map(self._origin, inputs, proto.input)),
+            outputs=tuple(proto.output),
+            attributes=dict(attributes_of(proto)),
+        )
+        try:
+            result = op.read(node, self._graph)
+        except UnsupportedModelError as refusal:
+            raise UnsupportedModelError(str(refusal).removeprefix(f"{node}: ")) from refusal
+        except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+            # ONNX Runtime judges whether this is a mistake of the file
+            raise UnsupportedModelError(f"cannot be read ({error})") from error
+        return result if isinstance(result, tuple) else (result,)
+
+    def _origin(self, value: Value | None, name: str) -> str:
+        """The name of the stored tensor that a constant was made from, else its own."""
+        return (self._graph.name_of(value) if isinstance(value, Tensor) else None) or name
+
+    def _specialise(self, index: int) -> bool:
+        """Put the branch of an `If` in its place where it is known which one runs."""
+        proto = self._nodes[index]
+        if proto.op_type != "If" or proto.domain or not proto.input:
+            return False
+        condition = self._values[proto.input[0]]
+        branches = {attribute.name: attribute.g for attribute in proto.attribute}
+        if not isinstance(condition, Tensor) or condition.numel() != 1:
+            return False
+        chosen = branches.get("then_branch" if bool(condition) else "else_branch")
+        if chosen is None or len(chosen.output) != len(proto.output):
+            return False
+        taken = {name for node in self._nodes for name in node.output} | set(self._held)
+        taken.update(info.name for info in self._model.graph.input)
+        branch = Relabelling(lambda name: free_name(name, taken)).branch(chosen)
+        self._model.graph.initializer.extend(branch.initializer)
+        self._model.graph.sparse_initializer.extend(branch.sparse_initializer)
+        self._held |= stored_in(branch)
+        results = zip(branch.output, proto.output, strict=True)
+        through = [helper.make_node("Identity", [made.name], [name]) for made, name in results if name]
+        self._nodes[index : index + 1] = [*branch.node, *through]
+        self._known_types = self._known_wiring = None
+        self._specialised += 1
+        return True
+
+    def _keep(self, members: list[int], why: str) -> None:
+        """Make an opaque leaf of these nodes."""
+        nodes = [self._nodes[index] for index in members]
+        outputs = [name for node in nodes for name in node.output if name and self._is_used(name, set(members))]
+        for node in nodes:
+            op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            count, reason = self._out_of_reach.get(op, (0, why))
+            self._out_of_reach[op] = (count + 1, reason)
+        if not outputs:
+            return
+        if any(self._types[name] is None for name in outputs):
+            self._keep_together()
+        kinds = {name: kind for name, kind in self._types.items() if kind is not None}
+        results = self._parts.add(nodes, self._outside, kinds, outputs)
+        for name, value in zip(outputs, results, strict=True):
+            self._values.define(name, value)
+            self._graph.label(value, name, nodes[0].name)
+
+    def _keep_together(self) -> NoReturn:
+        """Begin again, with those nodes in one part that pass other things than tensors of numbers."""
+        foreign = [name for name, kind in self._types.items() if kind is None]
+        for info in self._model.graph.output:
+            if info.name in foreign:
+                raise UnsupportedModelError(f"output {shown(info.name)} is not a tensor of numbers: export without it")
+        self._regions = self._wiring.regions(foreign)
+        raise _OtherPlanError
+
+    def _check_parts(self) -> None:
+        """What does not run by itself may do so with all that is around it: the whole model becomes one part then."""
+        for leaf in self._parts.leaves:
+            try:
+                leaf.session()
+            except InvalidModelError as refusal:
+                if self._whole:
+                    raise UnsupportedModelError(str(refusal)) from refusal
+                self._whole = True
+                self._regions = [frozenset(range(len(self._nodes)))]
+                raise _OtherPlanError from refusal
+
+    def _tell(self) -> None:
+        notes = self._graph.notes
+        if self._specialised:
+            notes.append(f"{self._specialised} × If has a condition that never changes: the branch that runs is kept")
+        if not self._out_of_reach:
+            return
+        told = [f"{count} × {op} ({why})" for op, (count, why) in self._out_of_reach.items()]
+        more = f" and {len(told) - MOST_TOLD} other kinds" if len(told) > MOST_TOLD else ""
+        notes.append(
+            f"out of reach, and kept as they are: {', '.join(told[:MOST_TOLD])}{more}. Their weights can "
+            "be stored smaller, but nothing is trained through them or cut out of them, and their work is not counted"
+        )
+
+    def _kind_of(self, info: ValueInfoProto) -> int:
+        """The element type of an output that the file does not declare."""
+        return 0 if info.type.WhichOneof("value") else self._types.get(info.name) or 0
+
+    def _outside(self, name: str) -> Value | TensorProto:
+        return self._values.foreign(name) or self._values[name]
+
+    def _is_used(self, name: str, inside: set[int]) -> bool:
+        """Whether anything but these nodes takes a value."""
+        return not self._wiring.takers.get(name, set()) <= inside or any(
+            info.name == name for info in self._model.graph.output
+        )
+
+    @property
+    def _wiring(self) -> Wiring:
+        if self._known_wiring is None:
+            self._known_wiring = Wiring(self._nodes)
+        return self._known_wiring
+
+    @property
+    def _types(self) -> dict[str, int | None]:
+        """Element types of inputs and of what nodes make; None where it is no tensor of numbers."""
+        if self._known_types is None:
+            given = {info.name: info.type.tensor_type.elem_type for info in self._model.graph.input}
+            self._known_types = given | value_types(self._model, self._nodes, self._external)
+        return self._known_types
 
 
 def _name_by_bias(graph: GraphBuilder) -> None:
@@ -88,183 +295,3 @@ def _settle_old_softmax(graph: Graph) -> None:
     for node in old:
         settle_softmax(node)
     graph.module.recompile()
-
-
-def _parse(data: bytes) -> ModelProto:
-    try:
-        model = ModelProto.FromString(data)
-    except DecodeError as error:
-        raise InvalidModelError(
-            "the file is not an ONNX model, or it is cut off: make it with torch.onnx.export and upload the whole file"
-        ) from error
-    if not model.HasField("graph") or not model.graph.node:
-        raise InvalidModelError(
-            "the file is not an ONNX model: it has no graph with nodes; make it with torch.onnx.export"
-        )
-    if model.functions:
-        model = _inlined(model)
-    _check_texts(model)
-    if model.graph.sparse_initializer:
-        raise UnsupportedModelError("the model has sparse initializers; store its weights as dense tensors")
-    return model
-
-
-def _inlined(model: ModelProto) -> ModelProto:
-    try:
-        return onnx.inliner.inline_local_functions(model)
-    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        raise InvalidModelError(f"the functions that the model defines cannot be put in place ({error})") from error
-
-
-def _check_texts(model: ModelProto) -> None:
-    """Names end up in reports and databases, which take neither broken UTF-8 nor NUL characters."""
-    graph = model.graph
-    for text in (
-        *(tensor.name for tensor in graph.initializer),
-        *(name for node in graph.node for name in (node.name, node.op_type, node.domain, *node.input, *node.output)),
-        *(info.name for info in (*graph.input, *graph.output)),
-        *(dim.dim_param for info in (*graph.input, *graph.output) for dim in info.type.tensor_type.shape.dim),
-        *(text for entry in model.metadata_props for text in (entry.key, entry.value)),
-    ):
-        broken = isinstance(text, bytes)  # so protobuf hands over what it cannot decode
-        if broken or "\0" in text:
-            raise InvalidModelError(f"the name {str(text)[:80]!r} is not valid UTF-8 without NUL characters")
-
-
-def _opsets(model: ModelProto) -> dict[str, int]:
-    opsets = {"" if entry.domain in STANDARD_DOMAINS else entry.domain: entry.version for entry in model.opset_import}
-    version = opsets.get("")
-    if version is None:
-        raise InvalidModelError("the model does not say which ONNX opset it uses; export it again")
-    newest = onnx.defs.onnx_opset_version()
-    if not OLDEST_OPSET <= version <= newest:
-        raise UnsupportedModelError(
-            f"the model uses opset {version}; {OLDEST_OPSET} to {newest} are supported "
-            "(onnx.version_converter changes it)"
-        )
-    return opsets
-
-
-class _Values:
-    """Everything that has a name in the file. Stored tensors are decoded when they are first asked for."""
-
-    def __init__(self, proto: GraphProto, graph: GraphBuilder) -> None:
-        self.stored: dict[str, TensorProto] = {}
-        for tensor in proto.initializer:
-            if tensor.name in self.stored:
-                raise InvalidModelError(f"two tensors of the model have the name {shown(tensor.name)}")
-            self.stored[tensor.name] = tensor
-        self._graph = graph
-        self.missing: dict[str, UnsupportedModelError] = {}
-        """Outputs that the engine does not compute: an error only where something uses them."""
-        self._known: dict[str, Value] = {}
-
-    def define(self, name: str, value: Value) -> None:
-        if name in self._known or name in self.stored:
-            raise InvalidModelError(f"two values of the model have the name {shown(name)}")
-        self._known[name] = value
-
-    def __getitem__(self, name: str) -> Value:
-        if name not in self._known:
-            if name in self.missing:
-                raise self.missing[name]
-            if name not in self.stored:
-                raise InvalidModelError(f"value {shown(name)} is used, but nothing before that makes it")
-            tensor = read_tensor(self.stored[name], name)
-            if tensor.is_floating_point() and bool(tensor.isnan().any()):
-                raise InvalidModelError(
-                    f"tensor {shown(name)} has values that are not numbers (NaN); train or export the model again"
-                )
-            self._known[name] = self._graph.name(tensor, name)
-        return self._known[name]
-
-
-def _read_node(proto: NodeProto, opsets: dict[str, int], values: _Values, graph: GraphBuilder) -> None:
-    domain = "" if proto.domain in STANDARD_DOMAINS else proto.domain
-    op = OPS.get((domain, proto.op_type))
-    if op is None or domain == OWN_DOMAIN:
-        kind = f"{domain}.{proto.op_type}" if domain else proto.op_type
-        raise UnsupportedModelError(
-            f"the model uses the operator {shown(kind)}, which is not supported: export the model without it, or with "
-            "another opset, in which the exporter writes it in other operators"
-        )
-    inputs = tuple(values[name] if name else None for name in proto.input)
-    if op.modules:
-        inputs = tuple(graph.known(value) for value in inputs)
-    node = OnnxNode(
-        op_type=proto.op_type,
-        domain=domain,
-        name=proto.name,
-        opset=opsets.get(domain, 1),
-        inputs=inputs,
-        input_names=tuple(_origin(value, name, graph) for value, name in zip(inputs, proto.input, strict=True)),
-        outputs=tuple(proto.output),
-        attributes=dict(_attributes(proto)),
-    )
-    try:
-        result = op.read(node, graph)
-    except EngineError:
-        raise
-    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
-        raise node.invalid(f"cannot be read ({error})") from error
-    results = result if isinstance(result, tuple) else (result,)
-    for index, name in enumerate(node.outputs):
-        if name and index < len(results):
-            values.define(name, results[index])
-        elif name:
-            values.missing[name] = node.refuse(
-                f"its output {index} is not supported: export the model without what uses it"
-            )
-
-
-def _origin(value: Value | None, name: str, graph: GraphBuilder) -> str:
-    """The name of the stored tensor that a constant was made from, else its own."""
-    return (graph.name_of(value) if isinstance(value, Tensor) else None) or name
-
-
-def _attributes(proto: NodeProto) -> Iterator[tuple[str, Any]]:
-    for attribute in proto.attribute:
-        match attribute.type:
-            case AttributeProto.FLOAT:
-                yield attribute.name, attribute.f
-            case AttributeProto.INT:
-                yield attribute.name, attribute.i
-            case AttributeProto.STRING:
-                yield attribute.name, attribute.s.decode(errors="replace")
-            case AttributeProto.TENSOR:
-                yield attribute.name, read_tensor(attribute.t, f"{proto.name}.{attribute.name}")
-            case AttributeProto.FLOATS:
-                yield attribute.name, tuple(attribute.floats)
-            case AttributeProto.INTS:
-                yield attribute.name, tuple(attribute.ints)
-            case AttributeProto.STRINGS:
-                yield attribute.name, tuple(text.decode(errors="replace") for text in attribute.strings)
-            case _:
-                raise UnsupportedModelError(
-                    f"{proto.op_type} node {shown(proto.name)}: attribute {shown(attribute.name)} is of a kind "
-                    "that is not supported: export the model without such nodes, or with another opset"
-                )
-
-
-def _spec(info: ValueInfoProto, role: str) -> TensorSpec:
-    if info.type.WhichOneof("value") != "tensor_type":
-        raise UnsupportedModelError(
-            f"{role} {shown(info.name)} is not a tensor: export the model with each tensor as an {role} of its own"
-        )
-    tensor = info.type.tensor_type
-    dtype = TORCH_OF_ONNX.get(tensor.elem_type)
-    if dtype is None:
-        raise UnsupportedModelError(
-            f"{role} {shown(info.name)} has an element type that is not supported: export the model with numbers or "
-            "booleans there, and prepare texts outside of it"
-        )
-    if role == "input" and not tensor.HasField("shape"):
-        raise UnsupportedModelError(f"{role} {shown(info.name)} has no shape; export the model with its dimensions")
-    return TensorSpec(name=info.name, dtype=WORD_OF_TORCH[dtype], shape=tuple(_dim(dim) for dim in tensor.shape.dim))
-
-
-def _dim(dim: Any) -> Dim:
-    """Exporters write unknown dimensions as an empty name, as -1 or as 0."""
-    if dim.HasField("dim_param"):
-        return str(dim.dim_param) or None
-    return dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None

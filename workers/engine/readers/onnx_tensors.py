@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import numpy as np
 import torch
-from onnx import TensorProto
+from onnx import SparseTensorProto, TensorProto
 from torch import Tensor
 
-from workers.engine.dtypes import TORCH_OF_ONNX, WORD_OF_TORCH
+from workers.engine.dtypes import NARROW, TORCH_OF_ONNX, WORD_OF_TORCH
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
+from workers.engine.ops.base import MOST
+from workers.engine.readers.onnx_external import ExternalFiles
 from workers.engine.readers.onnx_node import shown
 
 _IN_INT32: dict[int, type[np.generic]] = {
@@ -22,16 +25,19 @@ _IN_INT32: dict[int, type[np.generic]] = {
     TensorProto.BOOL: np.bool_,
     TensorProto.FLOAT16: np.uint16,
     TensorProto.BFLOAT16: np.uint16,
+    TensorProto.FLOAT8E4M3FN: np.uint8,
+    TensorProto.FLOAT8E4M3FNUZ: np.uint8,
+    TensorProto.FLOAT8E5M2: np.uint8,
+    TensorProto.FLOAT8E5M2FNUZ: np.uint8,
+    TensorProto.FLOAT8E8M0: np.uint8,
 }
 
 
-def read_tensor(proto: TensorProto, name: str) -> Tensor:
-    """A copy. Raises InvalidModelError where sizes disagree, UnsupportedModelError for other types."""
-    if proto.data_location == TensorProto.EXTERNAL:
-        raise UnsupportedModelError(
-            f"tensor {shown(name)} is kept in another file; save the model as one file "
-            "(onnx.save_model(model, path, save_as_external_data=False)) and send that"
-        )
+def read_tensor(proto: TensorProto, name: str, external: ExternalFiles | None = None) -> Tensor:
+    """A copy, or a window into a data file.
+
+    Raises InvalidModelError where sizes disagree, UnsupportedModelError for other types and missing files.
+    """
     dtype = TORCH_OF_ONNX.get(proto.data_type)
     if dtype is None:
         kind = TensorProto.DataType.Name(proto.data_type) if proto.data_type in TensorProto.DataType.values() else "?"
@@ -40,9 +46,41 @@ def read_tensor(proto: TensorProto, name: str) -> Tensor:
     if any(size < 0 for size in shape):
         raise InvalidModelError(f"tensor {shown(name)} has a negative dimension: {list(shape)}")
     count = math.prod(shape)
+    if proto.data_type in NARROW:
+        return _unpacked(proto, dtype, shape, count, name, external)
+    if proto.data_location == TensorProto.EXTERNAL:
+        window = (external or ExternalFiles(None)).window(proto, name, count * dtype.itemsize)
+        aligned = not ctypes.addressof(ctypes.c_char.from_buffer(window)) % dtype.itemsize if count else True
+        return _over(window if aligned else bytearray(window), dtype, shape)
     if proto.HasField("raw_data"):
         return _from_bytes(proto.raw_data, dtype, shape, count, name)
     return _from_fields(proto, dtype, shape, count, name)
+
+
+def read_sparse(proto: SparseTensorProto, name: str) -> Tensor:
+    """The dense form of a sparse tensor. Raises InvalidModelError where its parts do not fit each other."""
+    shape = tuple(proto.dims)
+    if any(size < 0 for size in shape) or math.prod(shape) > MOST:
+        raise InvalidModelError(f"the sparse tensor {shown(name)} has an impossible or too large shape: {list(shape)}")
+    values, places = read_tensor(proto.values, name), read_tensor(proto.indices, name)
+    if (
+        values.dim() != 1
+        or places.dtype != torch.int64
+        or places.shape not in ((len(values),), (len(values), len(shape)))
+    ):
+        raise InvalidModelError(f"the sparse tensor {shown(name)} needs one place for each value")
+    if places.dim() == 2:
+        bounds = torch.tensor(shape, dtype=torch.int64)
+        inside = bool(((places >= 0) & (places < bounds)).all())
+        steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        places = (places * torch.tensor(steps, dtype=torch.int64)).sum(1)
+    else:
+        inside = bool(((places >= 0) & (places < math.prod(shape))).all())
+    if not inside:
+        raise InvalidModelError(f"the sparse tensor {shown(name)} has values outside of its shape")
+    dense = torch.zeros(math.prod(shape), dtype=values.dtype)
+    dense[places] = values
+    return dense.reshape(shape)
 
 
 def _from_bytes(raw: bytes, dtype: torch.dtype, shape: tuple[int, ...], count: int, name: str) -> Tensor:
@@ -51,11 +89,38 @@ def _from_bytes(raw: bytes, dtype: torch.dtype, shape: tuple[int, ...], count: i
             f"tensor {shown(name)} of {WORD_OF_TORCH[dtype]} {list(shape)} needs {count * dtype.itemsize} bytes "
             f"but the file has {len(raw)}; it may be cut off"
         )
-    if count == 0:
+    return _over(bytearray(raw), dtype, shape)
+
+
+def _unpacked(
+    proto: TensorProto, dtype: torch.dtype, shape: tuple[int, ...], count: int, name: str, external: ExternalFiles | None
+) -> Tensor:
+    """Integers of 4 or 2 bits, the first in the lowest bits of its byte; each takes a byte here."""
+    bits = NARROW[proto.data_type]
+    packed = TensorProto(data_type=TensorProto.UINT8, dims=[-(-count * bits // 8)])
+    if proto.data_location == TensorProto.EXTERNAL:
+        packed.data_location = proto.data_location
+        packed.external_data.extend(proto.external_data)
+    elif proto.HasField("raw_data"):
+        packed.raw_data = proto.raw_data
+    else:
+        packed.int32_data.extend(proto.int32_data)
+    together = read_tensor(packed, name, external)
+    parts = torch.stack([together >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)], 1)
+    values = parts.flatten()[:count].reshape(shape)
+    if dtype is torch.uint8:
+        return values
+    sign = 1 << bits - 1
+    return (values.to(torch.int8) ^ sign) - sign
+
+
+def _over(raw: bytearray | memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """A tensor of these bytes, not copied where that can be."""
+    if not len(raw):
         return torch.empty(shape, dtype=dtype)
     if dtype is torch.bool:
-        return torch.frombuffer(bytearray(raw), dtype=torch.uint8).ne(0).reshape(shape)
-    return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(shape)
+        return torch.frombuffer(raw, dtype=torch.uint8).ne(0).reshape(shape)
+    return torch.frombuffer(raw, dtype=dtype).reshape(shape)
 
 
 def _from_fields(proto: TensorProto, dtype: torch.dtype, shape: tuple[int, ...], count: int, name: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -10,10 +9,7 @@ from torch import Tensor, nn
 from workers.engine.graph import Graph
 from workers.engine.ops.normalization import BatchNorm
 from workers.engine.readers.fitting import fit
-from workers.engine.weights import held_tensors
-
-DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
-"""Names such as `stem.0.weight`; others are an exporter's own."""
+from workers.engine.weights import DOTTED, held_tensors
 
 
 def replace_weights(graph: Graph, weights: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,78 @@
+"""Inputs and outputs as an ONNX file declares them, and what it leaves open there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from onnx import ValueInfoProto
+
+from modelpress.models import Dim, TensorSpec
+from workers.engine.dtypes import WORD_OF_ONNX
+from workers.engine.errors import InvalidModelError, UnsupportedModelError
+from workers.engine.graph import Graph
+from workers.engine.readers.onnx_node import shown
+from workers.engine.shapes import propagate
+
+RANKS: tuple[tuple[Dim, ...], ...] = tuple((None,) * rank for rank in (2, 4, 3, 1, 5, 0))
+"""Tried in turn for inputs whose number of dimensions the file does not say."""
+
+
+def spec_of(info: ValueInfoProto, role: str, kind: int = 0) -> TensorSpec:
+    """`kind`: the element type where the file says nothing. Raises UnsupportedModelError for other than numbers."""
+    tensor = info.type.tensor_type
+    if info.type.WhichOneof("value") not in ("tensor_type", None):
+        raise UnsupportedModelError(
+            f"{role} {shown(info.name)} is not a tensor: export the model with each tensor as an {role} of its own"
+        )
+    word = WORD_OF_ONNX.get(tensor.elem_type or kind)
+    if word is None:
+        raise UnsupportedModelError(
+            f"{role} {shown(info.name)} has an element type that is not supported: export the model with numbers or "
+            "booleans there, and prepare texts outside of it"
+        )
+    return TensorSpec(name=info.name, dtype=word, shape=tuple(_dim(dim) for dim in tensor.shape.dim))
+
+
+def shapeless(info: ValueInfoProto) -> bool:
+    return not info.type.tensor_type.HasField("shape")
+
+
+def with_input_ranks(graph: Graph, names: set[str]) -> Graph:
+    """Inputs whose dimensions the file does not say get as many open ones as the model runs with.
+
+    Raises UnsupportedModelError where it runs with none of those tried.
+    """
+    for ranks in RANKS:
+        inputs = tuple(
+            spec.model_copy(update={"shape": ranks}) if spec.name in names else spec for spec in graph.inputs
+        )
+        guess = replace(graph, inputs=inputs)
+        try:
+            propagate(guess)
+        except InvalidModelError:
+            continue
+        return guess
+    raise UnsupportedModelError(
+        f"input {shown(min(names))} has no shape, and none that was tried goes through the model; export it with its "
+        "dimensions"
+    )
+
+
+def with_output_ranks(graph: Graph, names: set[str]) -> Graph:
+    """The same for outputs, which have as many as they turn out to have."""
+    propagate(graph)
+    results = next(iter(reversed(graph.module.graph.nodes))).args[0]
+    ranks = {spec.name: len(node.meta["shape"]) for spec, node in zip(graph.outputs, results, strict=True)}
+    outputs = tuple(
+        spec.model_copy(update={"shape": (None,) * ranks[spec.name]}) if spec.name in names else spec
+        for spec in graph.outputs
+    )
+    return replace(graph, outputs=outputs)
+
+
+def _dim(dim: Any) -> Dim:
+    """Exporters write unknown dimensions as an empty name, as -1 or as 0."""
+    if dim.HasField("dim_param"):
+        return str(dim.dim_param) or None
+    return dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
