@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from modelpress.models import TensorSpec
@@ -45,6 +47,27 @@ class Layer:
         return constraints_of(self.module, weight)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The Hugging Face folder that a graph was read from: what the graph itself does not hold."""
+
+    config: dict[str, Any]
+    names: dict[str, str]
+    """Names of the weights in the model's state dict, and those that the folder has for them."""
+    tied: dict[str, str]
+    """Names in the state dict for a weight that has another name too, which is the one in `names`."""
+    transposed: frozenset[str]
+    """Weights that the folder keeps the other way around, by their names in the state dict."""
+    unused: dict[str, Tensor]
+    """Weights that no output depends on, by the same names."""
+    lost: tuple[str, ...]
+    """Weights that were computed with while reading, so that they cannot be given back."""
+    dtype: torch.dtype
+    """That the folder's weights are stored in."""
+    files: dict[str, bytes]
+    """The small files beside the weights, such as the tokenizer's."""
+
+
 @dataclass
 class Graph:
     module: fx.GraphModule
@@ -55,6 +78,8 @@ class Graph:
     """The file's own metadata, kept and written back."""
     notes: list[str] = field(default_factory=list)
     """What was assumed or left out of reach; goes into the report."""
+    origin: Origin | None = None
+    """Of graphs from Hugging Face folders; for writing one again."""
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Inputs and outputs in the order of `inputs` and `outputs`."""

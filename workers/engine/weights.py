@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from workers.engine.constraints import raw_parameter
 from workers.engine.graph import Graph
 from workers.engine.ops.normalization import BatchNorm
 
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
+"""Names such as `stem.0.weight`; others are an exporter's own."""
 COUNTERS = {(BatchNorm, "num_batches_tracked")}
 """Of no use outside of training."""
 
@@ -39,7 +42,10 @@ class Held:
 
 
 def held_tensors(graph: Graph) -> dict[str, Held]:
-    """Parameters and buffers by `layer.parameter`, and tensors that no layer owns by their own name."""
+    """Every parameter and buffer by its name in the file, or by `layer.parameter` where an exporter made that up.
+
+    Tied tensors come once.
+    """
     found: dict[str, Held] = {}
     for node in graph.module.graph.nodes:
         if node.op == "get_attr":
@@ -49,8 +55,11 @@ def held_tensors(graph: Graph) -> dict[str, Held]:
         elif node.op == "call_module":
             module = graph.module.get_submodule(str(node.target))
             layer = str(node.meta.get("layer", node.target))
+            stored = node.meta.get("names", {})
             for name in _own(module):
-                found.setdefault(f"{layer}.{name}", Held(module, name, node))
+                own = stored.get(name, "")
+                users = own if DOTTED.fullmatch(own) else f"{layer}.{name}"
+                found.setdefault(users, Held(module, name, node))
     return found
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.graph import Graph
 from workers.engine.readers.fitting import listed, matched
+from workers.engine.readers.huggingface_origin import origin_of
 from workers.engine.readers.transformers_trace import export, first_line, inputs_of, transformers
 
 if TYPE_CHECKING:
@@ -37,15 +39,17 @@ def read_huggingface(folder: Path, weights: Mapping[str, Tensor] | None = None) 
     UnsupportedModelError with what the folder lacks.
     """
     notes: list[str] = []
-    config = read_config(folder, notes)
+    values = config_values(folder, notes)
+    config = config_of(values)
     model = load(folder, config, weights, notes)
-    graph = export(model, inputs_of(model, folder), notes)
+    graph, used = export(model, inputs_of(model, folder), notes)
     graph.notes += notes
+    graph.origin = origin_of(model, graph, used, values, folder, _stored_dtype(folder, weights))
     return graph
 
 
-def read_config(folder: Path, notes: list[str]) -> PretrainedConfig:
-    """Raises InvalidModelError or UnsupportedModelError where transformers has no model for it."""
+def config_values(folder: Path, notes: list[str]) -> dict[str, Any]:
+    """What config.json says, without code. Raises InvalidModelError and UnsupportedModelError."""
     path = folder / CONFIG
     if path.stat().st_size > MAX_CONFIG:
         raise InvalidModelError(f"{CONFIG} has {path.stat().st_size:,} bytes; at most {MAX_CONFIG:,} are read")
@@ -63,6 +67,11 @@ def read_config(folder: Path, notes: list[str]) -> PretrainedConfig:
         notes.append(
             f"{CONFIG} names code of its own (auto_map), which never runs here: transformers' own class is used"
         )
+    return values
+
+
+def config_of(values: dict[str, Any]) -> PretrainedConfig:
+    """Raises InvalidModelError or UnsupportedModelError where transformers has no model for it."""
     package = transformers()
     kind = values.get("model_type")
     known = package.models.auto.configuration_auto.CONFIG_MAPPING
@@ -72,7 +81,7 @@ def read_config(folder: Path, notes: list[str]) -> PretrainedConfig:
             "folder never runs here: export the model with torch.onnx.export or torch.export.save"
         )
     try:
-        config: PretrainedConfig = known[kind].from_dict(values)
+        config: PretrainedConfig = known[kind].from_dict(dict(values))
     except Exception as error:  # whatever a made-up config can make transformers raise
         raise InvalidModelError(f"transformers does not take {CONFIG}: {first_line(error)}") from error
     return config
@@ -150,7 +159,7 @@ def load(
 
 
 def _check_loading(cls: type, loading: Mapping[str, Any], *, strict: bool, notes: list[str]) -> None:
-    """A folder may hold more than its class uses, such as another head, a state dict may not; a pooler may be missing."""
+    """A folder may hold more than its class uses, another head say; a state dict may not. A pooler may be missing."""
     missing = sorted(loading["missing_keys"])
     unexpected = sorted(loading["unexpected_keys"])
     unlike = [
@@ -220,3 +229,16 @@ def _check_index(folder: Path, index: str, names: set[str]) -> None:
     lacking = sorted(str(name) for name in files if name not in names)
     if lacking:
         raise InvalidModelError(f"the folder lacks files that {index} names: {listed(lacking)}")
+
+
+def _stored_dtype(folder: Path, weights: Mapping[str, Tensor] | None) -> torch.dtype:
+    """The one that all floats have, if it has 16 bits; else float32."""
+    if weights is not None:
+        kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()}
+    else:
+        kinds = set()
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, "pt") as content:
+                kinds |= {content.get_slice(name).get_dtype() for name in content.keys()}  # noqa: SIM118 (no mapping)
+    halves = {"F16": torch.float16, "BF16": torch.bfloat16, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    return halves.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32

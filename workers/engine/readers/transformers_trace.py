@@ -30,6 +30,8 @@ EXAMPLES, LENGTH, SAMPLES = 3, 11, 4001
 TEXT = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
 NOT_ANSWERS = ("past_key_values", "loss", "encoder_last_hidden_state", "attentions", "hidden_states")
 MAX_TOKENIZER_CONFIG = 16 << 20
+PREFIX = "model."
+"""Of names inside `_Answers`."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,11 @@ def inputs_of(model: PreTrainedModel, folder: Path) -> tuple[Input, ...]:
     )
 
 
-def export(model: PreTrainedModel, inputs: tuple[Input, ...], notes: list[str]) -> Graph:
-    """Raises UnsupportedModelError where torch.export cannot follow the model or the op table lacks what it calls."""
+def export(model: PreTrainedModel, inputs: tuple[Input, ...], notes: list[str]) -> tuple[Graph, frozenset[str]]:
+    """The graph, and the names of the weights that it depends on.
+
+    Raises UnsupportedModelError where torch.export cannot follow the model or the op table lacks what it calls.
+    """
     answers = _Answers(model, tuple(given.name for given in inputs))
     examples = tuple(given.example for given in inputs)
     with torch.no_grad(), _masks_by_position():
@@ -101,9 +106,17 @@ def export(model: PreTrainedModel, inputs: tuple[Input, ...], notes: list[str]) 
         inputs=tuple(given.name for given in inputs),
         outputs=answers.names,
         dims=tuple(given.dims for given in inputs),
-        prefix="model.",
+        prefix=PREFIX,
     )
-    return read_program(json.loads(written), {**program.constants, **program.state_dict}, words)
+    graph = read_program(json.loads(written), {**program.constants, **program.state_dict}, words)
+    return graph, _used(program)
+
+
+def _used(program: torch.export.ExportedProgram) -> frozenset[str]:
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    given = [node for node in program.graph.find_nodes(op="placeholder") if node.users]
+    return frozenset(names[node.name].removeprefix(PREFIX) for node in given if node.name in names)
 
 
 class _Answers(nn.Module):
