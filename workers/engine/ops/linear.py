@@ -72,7 +72,9 @@ class Gemm(Op):
         if isinstance(weight, Tensor) and not isinstance(bias, fx.Node) and _is_layer(options, weight, bias):
             weight, bias = node.weight(1), node.optional_weight(2)
             rows = graph.parameter(weight) if options["transB"] else graph.transposed_parameter(weight)
-            layer = Linear(rows, None if bias is None else graph.parameter(bias.reshape(-1).expand(rows.shape[0])))
+            if bias is not None and bias.shape != rows.shape[:1]:
+                bias = graph.name(bias.reshape(-1).expand(rows.shape[0]), node.input_names[2])
+            layer = Linear(rows, None if bias is None else graph.parameter(bias))
             return graph.module(node.layer(1), layer, node.input(0))
         return graph.call(gemm, node.input(0), weight, bias, **options)
 
@@ -138,7 +140,9 @@ class MatMul(Op):
         if not bias:
             onnx.emit(node, "MatMul", [node.args[0], weight])
             return
-        product = onnx.node("MatMul", [onnx.value(node.args[0]), weight], f"{node.name}_product")
+        called = node.meta.get("product", {})
+        name = called.get("value", f"{node.name}_product")
+        product = onnx.node("MatMul", [node.args[0], weight], name, label=called.get("node"))
         onnx.emit(node, "Add", [product, bias])
 
     def axes(self, node: fx.Node, axes: Axes) -> None:

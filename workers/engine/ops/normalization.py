@@ -223,6 +223,8 @@ class BatchNormalization(LayerOp):
             eps=node.attribute("epsilon", 1e-5),
             momentum=1 - node.attribute("momentum", 0.9),
         )
+        for index, name in enumerate(("weight", "bias", "running_mean", "running_var"), 1):
+            graph.name(getattr(module, name), node.input_names[index])
         return graph.module(node.layer(1), module, node.input(0))
 
     def write_layer(self, node: fx.Node, onnx: OnnxBuilder) -> None:
@@ -263,8 +265,8 @@ class LayerNormalization(LayerOp):
     def read_layer(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         weight, bias, axis = node.weight(1), node.optional_weight(2), node.attribute("axis", -1)
         module = LayerNorm(
-            nn.Parameter(weight.clone()),
-            None if bias is None else nn.Parameter(bias.clone()),
+            graph.parameter(weight),
+            None if bias is None else graph.parameter(bias),
             axis=axis,
             eps=node.attribute("epsilon", 1e-5),
         )
@@ -298,7 +300,7 @@ class RMSNormalization(LayerOp):
         return super().read(node, graph)
 
     def read_layer(self, node: OnnxNode, graph: GraphBuilder) -> Value:
-        weight = nn.Parameter(node.weight(1).clone())
+        weight = graph.parameter(node.weight(1))
         module = RMSNorm(weight, axis=node.attribute("axis", -1), eps=node.attribute("epsilon", 1e-5))
         return graph.module(node.layer(1), module, node.input(0))
 

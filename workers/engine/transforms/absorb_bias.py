@@ -35,11 +35,14 @@ def absorb_bias(graph: Graph) -> int:
 
 
 def _take_names(product: fx.Node, addition: fx.Node, constant: fx.Node) -> None:
-    """The layer's result is called what the sum was called."""
-    names = {**product.meta.get("names", {}), "bias": constant.meta["name"]}
-    product.meta = {**product.meta, "names": names, "product": product.meta.get("value")}
-    if "value" in addition.meta:
-        product.meta["value"] = addition.meta["value"]
+    """The layer's result is called what the sum was called; the product keeps its names for the file."""
+    before = product.meta
+    product.meta = {
+        **before,
+        **{key: addition.meta[key] for key in ("value", "node") if key in addition.meta},
+        "names": {**before.get("names", {}), "bias": constant.meta["name"]},
+        "product": {key: before[key] for key in ("value", "node") if key in before},
+    }
 
 
 def _bias(module: fx.GraphModule, product: object, constant: object, calls: Counter[str]) -> Tensor | None:

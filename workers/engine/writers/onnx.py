@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from modelpress.models import TensorSpec
 from workers.engine.constraints import constraints_of
-from workers.engine.dtypes import ONNX_OF_TORCH, TORCH_OF_WORD
+from workers.engine.dtypes import ONNX_OF_TORCH, ONNX_OF_WORD
 from workers.engine.encodings import Encoding
 from workers.engine.errors import UnsupportedModelError
 from workers.engine.graph import Graph
@@ -135,13 +135,26 @@ class OnnxBuilder:
         where nobody uses them.
         """
         names = self._trimmed([self.value(argument) for argument in inputs])
-        self._add(op_type, names, self.outputs(node, outputs), self.layer(node), domain, attributes)
+        name = str(node.meta.get("node", self.layer(node)))
+        self._add(op_type, names, self.outputs(node, outputs), name, domain, attributes)
 
-    def node(self, op_type: str, inputs: Sequence[Any], name: str, *, domain: str = "", **attributes: Any) -> str:
-        """Add a node of one output; returns the output's name, which is `name` or the nearest free one."""
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[Any],
+        name: str,
+        *,
+        label: str | None = None,
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
+        """Add a node of one output; returns the output's name, which is `name` or the nearest free one.
+
+        `label`: the node's own name, where it is another.
+        """
         names = [self.value(argument) for argument in inputs]
         unique = self._unique(name)
-        self._add(op_type, names, [unique], unique, domain, attributes)
+        self._add(op_type, names, [unique], unique if label is None else label, domain, attributes)
         return unique
 
     def mean(self, value: Any, axes: Iterable[int], name: str) -> str:
@@ -169,7 +182,7 @@ class OnnxBuilder:
         parts = [user for user in node.users if user.target is operator.getitem]
         if parts:
             return self._bind_parts(node.name, parts, least)
-        self._names[node] = self._wanted.get(node) or self._unique(node.name)
+        self._names[node] = self._wanted.get(node) or self._unique(_called(node))
         return [self._names[node]]
 
     def free(self, name: str) -> str:
@@ -268,6 +281,7 @@ class OnnxBuilder:
         label = f"{self.layer(node)}.{name}"
         if encoding is not None:
             return (encoding.transposed() if transpose else encoding).write(self, label)
+        label = node.meta.get("names", {}).get(name, label)
         if transpose and id(tensor) in self._plain:
             return self.node("Transpose", [self._plain[id(tensor)]], f"{label}_transposed", perm=(1, 0))
         name = self.initializer(label, tensor.t() if transpose else tensor)
@@ -282,9 +296,10 @@ class OnnxBuilder:
             if part in self._wanted:
                 wanted.setdefault(int(part.args[1]), self._wanted[part])  # type: ignore[arg-type]
         count = max(least, *(int(part.args[1]) + 1 for part in parts))  # type: ignore[arg-type]
-        used = {int(part.args[1]) for part in parts}  # type: ignore[arg-type]
+        called = {int(part.args[1]): part.meta.get("value") for part in parts}  # type: ignore[arg-type]
         outputs = [
-            wanted.get(index) or (self._unique(f"{name}_{index}") if index in used or index < least else "")
+            wanted.get(index)
+            or (self._unique(called.get(index) or f"{name}_{index}") if index in called or index < least else "")
             for index in range(count)
         ]
         for part in parts:
@@ -329,6 +344,11 @@ def encode(module: nn.Module, name: str) -> tuple[Tensor, Encoding | None]:
     return value, encoding
 
 
+def _called(node: fx.Node) -> str:
+    """The user's name of a value, ours where it has none."""
+    return str(node.meta.get("value") or node.name)
+
+
 def _tensor(literal: Any) -> Tensor:
     first = literal[0] if isinstance(literal, (tuple, list)) and literal else literal
     dtype = torch.float32 if isinstance(first, float) else torch.bool if isinstance(first, bool) else torch.int64
@@ -343,4 +363,4 @@ def _uniform(tensor: Tensor) -> bool:
 
 
 def _info(spec: TensorSpec) -> Any:
-    return helper.make_tensor_value_info(spec.name, ONNX_OF_TORCH[TORCH_OF_WORD[spec.dtype]], spec.shape)
+    return helper.make_tensor_value_info(spec.name, ONNX_OF_WORD[spec.dtype], spec.shape)
