@@ -1,11 +1,8 @@
 """Results in other formats than ONNX: read back before they are given out, and never absent without a word."""
 
-import pytest
 
 from modelpress.packed import unpack
 from tests.engine.pipeline.models import blobs, compress, inspect_model, mlp
-from workers.engine.readers import read_model
-from workers.engine.writers import WRITERS
 
 PRUNE = [{"step": "magnitude_pruning", "sparsity": 0.9}]
 HALF = [{"step": "half_precision"}]
