@@ -43,14 +43,14 @@ def reduced(op: Op, node: fx.Node, axes: Axes) -> None:
     """The dimensions `axes`, or `axis`, become one element, or none without `keepdims`."""
     source = source_of(node)
     dims = axes.of(source)
-    chosen = node.kwargs["axis"] if "axis" in node.kwargs else node.args[1] if len(node.args) > 1 else None
-    if isinstance(chosen, fx.Node):
+    chosen = node.kwargs["axis"] if "axis" in node.kwargs else node.args[1] if len(node.args) > 1 else ()
+    given = axes.numbers(() if chosen is None else chosen)
+    if given is None:
         axes.freeze(node, f"{op.name} computes the dimensions that it works across")
         return
-    given = [chosen] if isinstance(chosen, int) else list(chosen or ())  # type: ignore[arg-type]
     if not given and not node.kwargs.get("noop_with_empty_axes"):
         given = list(range(len(dims)))
-    gone = {int(axis) % len(dims) for axis in given}  # type: ignore[arg-type, call-overload]
+    gone = {axis % len(dims) for axis in given}
     for axis in gone:
         axes.keep(dims[axis], f"{op.name} works across it")
     one = axes.stays(1, "it is one element")

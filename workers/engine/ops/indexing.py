@@ -11,7 +11,8 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx, nn
 
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.base import Op, Quantization, register, source_of
+from workers.engine.ops.base import Quantization, register, source_of
+from workers.engine.ops.layout_rules import sliced
 from workers.engine.ops.plain import Plain, as_literal, plain
 from workers.engine.ops.reductions import as_ints
 from workers.engine.ops.shapes import concat, unsqueeze
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
-    from workers.engine.structure.axes import Axes, Count
-    from workers.engine.structure.labels import Dim
+    from workers.engine.structure.axes import Axes, Role
     from workers.engine.writers.onnx import OnnxBuilder
 
 Ints = Sequence[int] | Tensor
@@ -175,7 +175,8 @@ class Gather(Plain):
         if node.op == "call_module":
             places = axes.of(source_of(node))
             rank = len(axes.shape(node)) - len(places)
-            rows, *columns = axes.weight(node, "weight", ["takes", *["makes"] * rank])
+            roles: list[Role | None] = ["makes"] * rank
+            rows, *columns = axes.weight(node, "weight", ["takes", *roles])
             axes.keep(rows, f"the rows of {axes.name(node)} are picked by index")
             axes.give(node, [*places, *columns])
             return
@@ -196,45 +197,10 @@ def _is_table(tensor: Tensor, axis: int) -> bool:
 
 plain("GatherElements", gather_elements)
 plain("GatherND", gather_nd)
-def slice_axes(_: Op, node: fx.Node, axes: Axes) -> None:
-    """Bounds count what is left before them."""
-    source = source_of(node)
-    dims, bounds = axes.of(source), [value for value in node.args[1:] if value is not None]
-    if any(isinstance(value, fx.Node) for value in bounds):
-        shape = axes.shape(node)
-        for axis, dim in enumerate(dims):
-            if axes.shape(source)[axis] != shape[axis] or axes.sizes.is_open(source, axis):
-                axes.keep(dim, "the bounds of a slice of it are computed")
-                dims[axis] = axes.stays(shape[axis], "the bounds of a slice of it are computed")
-        axes.give(node, dims)
-        return
-    starts, ends, chosen, steps = (list(value) if value is not None else None for value in (*node.args[1:], None, None)[:4])  # type: ignore[arg-type]
-    before = list(dims)
-    chosen = [int(axis) % len(dims) for axis in chosen or range(len(starts))]
-    for place, axis in enumerate(chosen):
-        step = 1 if steps is None else int(steps[place])
-        places = _places(int(starts[place]), int(ends[place]), step, dims[axis].size)
-        if step != 1:
-            axes.keep(dims[axis], "only every few elements of it are taken")
-        dims[axis] = dims[axis][places.start : places.stop] if step > 0 else dims[axis][list(places)]
-        if step > 1:
-            dims[axis] = dims[axis][::step]
-    axes.rewritten(node, 1, lambda count: tuple(_left(int(b), before[a], count) for b, a in zip(starts, chosen)))
-    axes.rewritten(node, 2, lambda count: tuple(_left(int(b), before[a], count) for b, a in zip(ends, chosen)))
-    axes.give(node, dims)
-
-
-def _left(bound: int, dim: Dim, count: Count) -> int:
-    """A bound of a slice, after elements went. One at the end or beyond means the end, whatever that is."""
-    if bound >= dim.size or bound < -dim.size:
-        return bound
-    return count(dim[:bound]) if bound >= 0 else -count(dim[bound:])
-
-
 plain(
     "Slice",
     slice_,
-    axes=slice_axes,
+    axes=sliced,
     literals=frozenset({1, 2, 3, 4}),
     attribute_before={1: ("starts", 10), 2: ("ends", 10), 3: ("axes", 10)},
     quantization=Quantization(inputs=(0,), passes=True),

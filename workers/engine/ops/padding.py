@@ -7,24 +7,29 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
-from torch import Tensor, fx
+from torch import Tensor
 
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.base import Op, Quantization, source_of
+from workers.engine.ops.base import Quantization
 from workers.engine.ops.convolution import torch_pads
+from workers.engine.ops.layout_rules import padded
 from workers.engine.ops.plain import plain
 from workers.engine.ops.reductions import as_ints
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
-    from workers.engine.structure.axes import Axes
 
 Ints = Sequence[int] | Tensor
 
 
 def pad(
-    x: Tensor, pads: Ints, value: Tensor | float | None = None, axes: Ints | None = None, *, mode: str = "constant"
+    x: Tensor,
+    pads: Ints,
+    value: Tensor | Sequence[float] | float | None = None,
+    axes: Ints | None = None,
+    *,
+    mode: str = "constant",
 ) -> Tensor:
     amounts = as_ints(pads)
     if axes is not None:
@@ -34,7 +39,8 @@ def pad(
             full[axis], full[axis + x.dim()] = amounts[index], amounts[index + len(chosen)]
         amounts = full
     if mode == "constant":
-        return F.pad(x, torch_pads(amounts), value=0 if value is None else float(value))
+        number = value[0] if isinstance(value, Sequence) else value
+        return F.pad(x, torch_pads(amounts), value=0 if number is None else float(number))
     for axis in range(x.dim()):
         x = _pad_axis(x, axis, amounts[axis], amounts[axis + len(amounts) // 2], mode)
     return x
@@ -55,21 +61,10 @@ def _pad_axis(x: Tensor, axis: int, begin: int, end: int, mode: str) -> Tensor:
     return x.index_select(axis, places)
 
 
-def pad_axes(_: Op, node: fx.Node, axes: Axes) -> None:
-    """Only dimensions that are not padded may shrink."""
-    source, shape = source_of(node), axes.shape(node)
-    dims = axes.of(source)
-    for axis, dim in enumerate(dims):
-        if dim.size != shape[axis]:
-            axes.keep(dim, "it is padded")
-            dims[axis] = axes.stays(shape[axis], "it is padded")
-    axes.give(node, dims)
-
-
 plain(
     "Pad",
     pad,
-    axes=pad_axes,
+    axes=padded,
     folds=0,
     literals=frozenset({1, 2, 3}),
     attribute_before={1: ("pads", 11), 2: ("value", 11)},

@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, fx
 
+from workers.engine.ops import layout_rules as rules
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.axis_rules import coupled
-from workers.engine.ops.base import ANY, Op, Quantization, register, source_of
+from workers.engine.ops.base import ANY, Quantization, register
 from workers.engine.ops.plain import Plain, plain
 from workers.engine.ops.reductions import as_ints
-from workers.engine.structure.labels import COPIES
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
-    from workers.engine.structure.axes import Axes, Count
-    from workers.engine.structure.labels import Dim
     from workers.engine.writers.onnx import OnnxBuilder
 
 PASSES = Quantization(inputs=(0,), passes=True)
@@ -111,125 +108,42 @@ def trilu(x: Tensor, k: int | Tensor | None = None, *, upper: int = 1) -> Tensor
     return x.triu(diagonal) if upper else x.tril(diagonal)
 
 
-def reshape_axes(_: Op, node: fx.Node, axes: Axes) -> None:
-    source = source_of(node)
-    axes.give(node, axes.reshaped(axes.of(source), axes.shape(node)))
-    if node.target is reshape:
-        axes.sized_by(node, 1, axes.of(node), like=source)
-
-
-def transpose_axes(_: Op, node: fx.Node, axes: Axes) -> None:
-    dims = axes.of(source_of(node))
-    order = node.kwargs.get("perm") or range(len(dims) - 1, -1, -1)
-    axes.give(node, [dims[axis] for axis in order])  # type: ignore[union-attr, index]
-
-
-def concat_axes(_: Op, node: fx.Node, axes: Axes) -> None:
-    parts = [axes.of(source) for source in node.args]  # type: ignore[arg-type]
-    along = int(node.kwargs["axis"]) % len(parts[0])  # type: ignore[arg-type]
-    for part in parts[1:]:
-        for axis, dim in enumerate(part):
-            if axis != along:
-                axes.same(parts[0][axis], dim)
-    joined = axes.joined([part[along] for part in parts])
-    axes.give(node, [joined if axis == along else dim for axis, dim in enumerate(parts[0])])
-
-
-def shape_axes(_: Op, node: fx.Node, axes: Axes) -> None:
-    """Sizes that the model asks for are numbers of the file once it is pruned; those of open dimensions cannot be."""
-    source = source_of(node)
-    dims = axes.of(source)
-    first, last, _step = slice(node.kwargs.get("start", 0), node.kwargs.get("end")).indices(len(dims))  # type: ignore[misc]
-    for axis in range(first, last):
-        if axes.sizes.is_open(source, axis):
-            axes.keep(dims[axis], "the model computes with its size, which depends on the inputs")
-    axes.give(node, [axes.stays(last - first, "it is a list of sizes")])
-
-
-def size_axes(_: Op, node: fx.Node, axes: Axes) -> None:
-    source = source_of(node)
-    dims = axes.of(source)
-    if any(axes.sizes.is_open(source, axis) for axis in range(len(dims))):
-        for dim in dims:
-            axes.keep(dim, "the model computes with the number of elements, which depends on the inputs")
-    axes.give(node, [])
-
-
-def expand_axes(_: Op, node: fx.Node, axes: Axes) -> None:
-    """One element that becomes many is copied: the copies may be fewer."""
-    source, shape = source_of(node), axes.shape(node)
-    dims = axes.of(source)
-    before = [axes.stays(1, "it is one element")] * (len(shape) - len(dims)) + dims
-    after = []
-    for axis, (dim, size) in enumerate(zip(before, shape, strict=True)):
-        if dim.size == size:
-            after.append(dim)
-        elif axes.sizes.is_open(node, axis):
-            after.append(axes.stays(size, "it is copied as often as the sizes of the inputs say"))
-        else:
-            after.append(axes.fresh(size))
-            axes.prefer(after[-1], COPIES)
-    axes.give(node, after)
-    axes.sized_by(node, 1, after)
-
-
-def tile_axes(_: Op, node: fx.Node, axes: Axes) -> None:
-    dims, shape = axes.of(source_of(node)), axes.shape(node)
-    axes.give(node, [axes.repeated(dim, size // max(dim.size, 1)) for dim, size in zip(dims, shape, strict=True)])
-
-
-def depth_to_space_axes(_: Op, node: fx.Node, axes: Axes) -> None:
-    batch, channels, height, width = axes.of(source_of(node))
-    block = int(node.kwargs["blocksize"])  # type: ignore[arg-type]
-    first = node.kwargs.get("mode", "DCR") == "DCR"
-    parts = axes.factors(channels, [block, block, -1] if first else [-1, block, block])
-    depth = parts.pop(-1 if first else 0)
-    for part in (*parts, height, width):
-        axes.keep(part, "it becomes a part of height or width")
-    spaces = (axes.stays(size, "it is height or width") for size in axes.shape(node)[2:])
-    axes.give(node, [batch, depth, *spaces])
-
-
-def space_to_depth_axes(_: Op, node: fx.Node, axes: Axes) -> None:
-    batch, channels, height, width = axes.of(source_of(node))
-    for part in (height, width):
-        axes.keep(part, "a part of it becomes channels")
-    block = axes.stays(int(node.kwargs["blocksize"]) ** 2, "it is a part of height or width")  # type: ignore[arg-type]
-    spaces = (axes.stays(size, "it is height or width") for size in axes.shape(node)[2:])
-    axes.give(node, [batch, axes.merged([block, channels]), *spaces])
-
-
-def trilu_axes(op: Op, node: fx.Node, axes: Axes) -> None:
-    coupled(op, node, axes, {-1, -2})
-
-
-plain("Reshape", reshape, axes=reshape_axes, folds=ANY, literals=frozenset({1}), attribute_since={"allowzero": 14}, quantization=PASSES)
-plain("Flatten", flatten, axes=reshape_axes, folds=ANY, quantization=PASSES)
-plain("Transpose", transpose, axes=transpose_axes, folds=ANY, quantization=PASSES)
+plain(
+    "Reshape",
+    reshape,
+    axes=rules.reshaped,
+    folds=ANY,
+    literals=frozenset({1}),
+    attribute_since={"allowzero": 14},
+    quantization=PASSES,
+)
+plain("Flatten", flatten, axes=rules.relaid, folds=ANY, quantization=PASSES)
+plain("Transpose", transpose, axes=rules.transposed, folds=ANY, quantization=PASSES)
 for name, function in {"Squeeze": squeeze, "Unsqueeze": unsqueeze}.items():
     plain(
         name,
         function,
-        axes=reshape_axes,
+        axes=rules.relaid,
         folds=ANY,
         literals=frozenset({1}),
         attribute_before={1: ("axes", 13)},
         quantization=PASSES,
     )
-plain("Concat", concat, axes=concat_axes, quantization=Quantization(inputs=None))
-plain("Shape", shape, axes=shape_axes, opset=15)
-plain("Size", size, axes=size_axes)
-plain("Expand", expand, axes=expand_axes, literals=frozenset({1}), folds=0)
-plain("Tile", tile, axes=tile_axes, literals=frozenset({1}), folds=0)
-plain("DepthToSpace", depth_to_space, axes=depth_to_space_axes, quantization=PASSES)
-plain("SpaceToDepth", space_to_depth, axes=space_to_depth_axes, attribute_since={"mode": 28}, quantization=PASSES)
-plain("Trilu", trilu, axes=trilu_axes, literals=frozenset({1}), opset=14)
+plain("Concat", concat, axes=rules.concatenated, quantization=Quantization(inputs=None))
+plain("Shape", shape, axes=rules.sizes, opset=15)
+plain("Size", size, axes=rules.elements)
+plain("Expand", expand, axes=rules.expanded, literals=frozenset({1}), folds=0)
+plain("Tile", tile, axes=rules.tiled, literals=frozenset({1}), folds=0)
+plain("DepthToSpace", depth_to_space, axes=rules.depth_to_space, quantization=PASSES)
+plain("SpaceToDepth", space_to_depth, attribute_since={"mode": 28}, quantization=PASSES)
+plain("Trilu", trilu, axes=rules.triangular, literals=frozenset({1}), opset=14)
 
 
 @register
 class Split(Plain):
     name = "Split"
     functions = (split,)
+    axes = rules.divided
     literals = frozenset({1})
     attribute_before: ClassVar[dict[int, tuple[str, int]]] = {1: ("split", 13)}
 
@@ -250,28 +164,6 @@ class Split(Plain):
             axis=node.kwargs["axis"],
             num_outputs=None if sized or onnx.opset < 18 else count,
         )
-
-    def axes(self, node: fx.Node, axes: Axes) -> None:
-        """Sizes of the parts are literals once it is pruned."""
-        dims = axes.of(source_of(node))
-        along = int(node.kwargs["axis"]) % len(dims)  # type: ignore[arg-type]
-        parts, start = [], 0
-        for shape in axes.shape(node):
-            parts.append(dims[along][start : start + shape[along]])
-            start += shape[along]
-        if len(node.args) < 2 or not isinstance(node.args[1], fx.Node):
-            axes.rewritten(node, 1, lambda count: _split_sizes(node, parts, count))
-        else:
-            axes.keep(dims[along], "the sizes of its parts are computed")
-        axes.give_parts(node, [[*dims[:along], part, *dims[along + 1 :]] for part in parts])
-
-
-def _split_sizes(node: fx.Node, parts: Sequence[Dim], count: Count) -> tuple[int, ...] | None:
-    """What it had, unless some part has another size now."""
-    sizes = tuple(count(part) for part in parts)
-    if sizes == tuple(part.size for part in parts):
-        return node.args[1] if len(node.args) > 1 else None  # type: ignore[return-value]
-    return sizes
 
 
 @reads_aten("sym_size.int")

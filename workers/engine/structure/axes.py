@@ -50,8 +50,10 @@ class Axes(Labels):
         self.sizes = Sizes(graph)
         self.stored: dict[int, Stored] = {}
         self.targets: list[Target] = []
-        self.arguments: list[tuple[fx.Node, int, Callable[[Count], Any]]] = []
+        self.arguments: list[tuple[fx.Node, int, Callable[[Count], tuple[Any, ...]]]] = []
         self.attributes: list[tuple[nn.Module, str, Dim]] = []
+        self.stored_by: dict[fx.Node, Tensor] = {}
+        """Constants by the node that reads them."""
         self._module = graph.module
         self._dims: dict[fx.Node, Any] = {}
         for node in graph.module.graph.nodes:
@@ -88,6 +90,16 @@ class Axes(Labels):
         """How reports call a node: the user's name of the layer where it is one."""
         return str(node.meta.get("layer", node.name))
 
+    def numbers(self, argument: Any) -> list[int] | None:
+        """An argument of whole numbers: written out, stored, or the same whatever the sizes of the inputs. Else None."""
+        if argument is None:
+            return None
+        if not isinstance(argument, fx.Node):
+            return [argument] if isinstance(argument, int) else [int(number) for number in argument]
+        stored = self.stored_by.get(argument)
+        tensor = self.sizes.settled(argument) if stored is None else stored
+        return None if tensor is None else [int(number) for number in tensor.reshape(-1).tolist()]
+
     def weight(self, node: fx.Node, name: str, roles: Sequence[Role | None]) -> list[Dim]:
         """Dimensions of a leaf's parameter or buffer, the same ones wherever the same tensor is used.
 
@@ -119,13 +131,13 @@ class Axes(Labels):
         """
         target = node.args[position] if position < len(node.args) else None
         places = range(len(dims)) if chosen is None else chosen
-        if isinstance(target, fx.Node):
+        if isinstance(target, fx.Node) and target not in self.stored_by:
             entries = self._entries(node, dims, like)
             self.targets.append(Target(node, position, tuple(entries[axis] for axis in places)))
         elif target is not None:
-            given = tuple(int(size) for size in target)  # type: ignore[union-attr, arg-type]
+            given = tuple(self.numbers(target) or ())
             sized = [dims[axis] for axis in places]
-            self.arguments.append((node, position, lambda count: _recounted(given, sized, count)))
+            self.arguments.append((node, position, lambda count: (_recounted(given, sized, count),)))
 
     def broadcast(self, operands: Sequence[Sequence[Dim]], shape: Sequence[int]) -> list[Dim]:
         """Dimensions of what comes of these, broadcast against each other to `shape`; those that meet are the same."""
@@ -167,8 +179,8 @@ class Axes(Labels):
             for own in _share(common, shape)
         ]
 
-    def rewritten(self, node: fx.Node, position: int, value: Callable[[Count], Any]) -> None:
-        """Argument `position` is what this function makes of the sizes that are left."""
+    def rewritten(self, node: fx.Node, position: int, value: Callable[[Count], tuple[Any, ...]]) -> None:
+        """Arguments from `position` on are what this function makes of the sizes that are left, once they are others."""
         self.arguments.append((node, position, value))
 
     def counted_by(self, node: fx.Node, attribute: str, dim: Dim) -> None:
@@ -216,7 +228,7 @@ class Axes(Labels):
         elif node.op == "get_attr":
             owner, _, name = str(node.target).rpartition(".")
             holder: Any = self._module.get_submodule(owner)
-            tensor = getattr(holder, name)
+            self.stored_by[node] = tensor = getattr(holder, name)
             self._dims[node] = list(self._store(owner, name, tensor, ["scales"] * tensor.dim(), node).dims)
         elif node.op == "output":
             for source, spec in zip(node.args[0], graph.outputs, strict=True):  # type: ignore[arg-type]

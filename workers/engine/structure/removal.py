@@ -37,7 +37,8 @@ def shrink(graph: Graph, axes: Axes, left: NDArray[np.bool_]) -> None:
     for module, attribute, dim in axes.attributes:
         setattr(module, attribute, count(dim))
     for node, position, value in axes.arguments:
-        node.update_arg(position, value(count))
+        if value(count) != value(len):
+            node.args = (*node.args[:position], *value(count), *node.args[position + len(value(count)) :])
     stale = _stale(axes, changed)
     for target in axes.targets:
         if target.node in changed or target.node.args[target.position] in stale:
