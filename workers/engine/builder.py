@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from modelpress.models import TensorSpec
-from workers.engine.graph import Graph
+from workers.engine.graph import Graph, Header
 from workers.engine.ops.base import ANY, FEW, op_of_function
 from workers.engine.transforms.raising import raise_patterns
 
@@ -176,6 +176,7 @@ class GraphBuilder:
         *,
         opset: int,
         metadata: dict[str, str] | None = None,
+        header: Header | None = None,
     ) -> Graph:
         """Close the graph: nodes that no output needs go, patterns are raised, and the module is in eval mode."""
         self.graph.output(tuple(self._argument(value) for _, value in outputs))
@@ -188,6 +189,7 @@ class GraphBuilder:
             outputs=tuple(spec for spec, _ in outputs),
             opset=opset,
             metadata=metadata or {},
+            header=header or Header(),
             notes=self.notes,
         )
         raise_patterns(graph)

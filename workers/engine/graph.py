@@ -19,6 +19,8 @@ from modelpress.steps import LayerSelection
 from workers.engine.constraints import Constraint, constrain, constraints_of
 from workers.engine.ops.base import Op, op_of
 
+PRODUCER = "modelpress"
+"""Who wrote a file, as the file says."""
 EVERY_LAYER = LayerSelection()
 
 
@@ -68,6 +70,18 @@ class Origin:
     """The small files beside the weights, such as the tokenizer's."""
 
 
+@dataclass(frozen=True)
+class Header:
+    """What an ONNX file says of itself beside its metadata."""
+
+    name: str = "main"
+    description: str = ""
+    graph_description: str = ""
+    producer: str = ""
+    domain: str = ""
+    version: int = 0
+
+
 @dataclass
 class Graph:
     module: fx.GraphModule
@@ -76,6 +90,7 @@ class Graph:
     opset: int
     metadata: dict[str, str] = field(default_factory=dict)
     """The file's own metadata, kept and written back."""
+    header: Header = Header()
     notes: list[str] = field(default_factory=list)
     """What was assumed or left out of reach; goes into the report."""
     origin: Origin | None = None

@@ -21,7 +21,7 @@ from workers.engine.onnx_names import Relabelling, free_name
 from workers.engine.ops.base import OPS
 from workers.engine.ops.softmax import coerced_softmax, settle_softmax
 from workers.engine.readers.onnx_external import ExternalFiles
-from workers.engine.readers.onnx_file import open_model, opsets_of
+from workers.engine.readers.onnx_file import header_of, open_model, opsets_of
 from workers.engine.readers.onnx_node import OnnxNode, shown
 from workers.engine.readers.onnx_parts import Parts
 from workers.engine.readers.onnx_regions import Wiring
@@ -98,7 +98,8 @@ class _Reading:
         self._tell()
         _name_by_bias(self._graph)
         metadata = {entry.key: entry.value for entry in self._model.metadata_props}
-        graph = self._graph.finish(results, opset=self._opsets[""], metadata=metadata)
+        opset, header = self._opsets[""], header_of(self._model)
+        graph = self._graph.finish(results, opset=opset, metadata=metadata, header=header)
         if open_inputs:
             graph = with_input_ranks(graph, open_inputs)
         _settle_old_softmax(graph)

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
+from workers.engine.graph import PRODUCER, Header
 from workers.engine.onnx_names import every_graph
 from workers.engine.ops.base import MOST
 from workers.engine.readers.onnx_external import ExternalFiles
@@ -39,7 +40,8 @@ def open_model(source: bytes | Path) -> tuple[ModelProto, ExternalFiles]:
         _check_texts(graph)
         _plain_domains(graph)
     _check_words(text for entry in model.metadata_props for text in (entry.key, entry.value))
-    _check_words((model.doc_string, model.graph.doc_string))
+    _check_words((model.doc_string, model.producer_name, model.producer_version, model.domain))
+    _check_words((model.graph.name, model.graph.doc_string))
     _take_in(model.graph, external)
     return model, external
 
@@ -59,6 +61,20 @@ def opsets_of(model: ModelProto) -> dict[str, int]:
             "(onnx.version_converter changes it)"
         )
     return opsets
+
+
+def header_of(model: ModelProto) -> Header:
+    """Of a file that this engine wrote, the producer is that of the file before."""
+    ours = model.producer_name == PRODUCER
+    producer = (model.producer_version,) if ours else (model.producer_name, model.producer_version)
+    return Header(
+        name=model.graph.name or Header.name,
+        description=model.doc_string,
+        graph_description=model.graph.doc_string,
+        producer=" ".join(filter(None, producer)),
+        domain=model.domain,
+        version=model.model_version,
+    )
 
 
 def _parse(data: bytes) -> ModelProto:

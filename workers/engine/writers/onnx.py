@@ -19,12 +19,11 @@ from workers.engine.constraints import constraints_of
 from workers.engine.dtypes import ONNX_OF_TORCH, ONNX_OF_WORD
 from workers.engine.encodings import Encoding
 from workers.engine.errors import UnsupportedModelError
-from workers.engine.graph import Graph
+from workers.engine.graph import PRODUCER, Graph
 from workers.engine.ops.base import OLDEST_OPSET, op_of
 from workers.engine.writers import writes
 from workers.engine.writers.onnx_assembly import Assembly, Stored
 
-PRODUCER = "modelpress"
 UNIFORM_ELEMENTS = 1024
 """A tensor of one value that has as many is not worth its bytes."""
 LARGEST_FILE = 2**31 - 2**20
@@ -241,11 +240,13 @@ class OnnxBuilder:
             name = self.value(node)
             if name != spec.name:
                 self._add("Identity", [name], [spec.name], spec.name, "", {})
+        header = self.graph.header
         proto = helper.make_graph(
             self._nodes,
-            "main",
+            header.name,
             [_info(spec) for spec in self.graph.inputs],
             [_info(spec) for spec in self.graph.outputs],
+            doc_string=header.graph_description or None,
         )
         opsets = [helper.make_opsetid("", self.opset)]
         domains = dict.fromkeys((n.domain for n in self._nodes if n.domain), 1) | self._opsets
@@ -253,6 +254,10 @@ class OnnxBuilder:
         model = ModelProto(
             ir_version=helper.find_min_ir_version_for(opsets, ignore_unknown=True),
             producer_name=PRODUCER,
+            producer_version=header.producer or None,
+            domain=header.domain or None,
+            model_version=header.version or None,
+            doc_string=header.description or None,
             graph=proto,
             opset_import=opsets,
         )
