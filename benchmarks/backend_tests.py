@@ -30,6 +30,7 @@ from onnx.reference import ReferenceEvaluator
 from rich.console import Console
 from rich.table import Table
 
+from workers.engine.dtypes import TORCH_OF_WORD, WORD_OF_TORCH
 from workers.engine.errors import EngineError
 from workers.engine.graph import Graph
 from workers.engine.ops.base import OPS
@@ -102,7 +103,8 @@ def check(case: Case) -> Outcome:
 
 def run_graph(graph: Graph, feeds: Arrays) -> list[np.ndarray]:
     with torch.no_grad():
-        return [to_array(tensor) for tensor in graph(*(to_tensor(feeds[spec.name]) for spec in graph.inputs))]
+        results = graph(*(to_tensor(feeds[spec.name], spec.dtype) for spec in graph.inputs))
+        return [to_array(tensor, spec.dtype) for tensor, spec in zip(results, graph.outputs, strict=True)]
 
 
 def _run_file(model: bytes, feeds: Arrays) -> list[np.ndarray] | None:
@@ -127,17 +129,21 @@ def _array(value: object) -> np.ndarray:
     return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
 
 
-def to_tensor(array: np.ndarray) -> torch.Tensor:
-    array = np.array(array)
-    if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+def to_tensor(array: np.ndarray, word: str) -> torch.Tensor:
+    dtype = TORCH_OF_WORD[word]
+    if not hasattr(np, word):
+        held = {1: np.uint8, 2: np.int16}[dtype.itemsize]
+        integers = array.view(held) if word in WORD_OF_TORCH.values() else array.astype(held)
+        return torch.from_numpy(np.array(integers)).view(dtype)
+    return torch.from_numpy(np.array(array))
 
 
-def to_array(tensor: torch.Tensor) -> np.ndarray:
-    if tensor.dtype is torch.bfloat16:
-        return tensor.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.detach().numpy()
+def to_array(tensor: torch.Tensor, word: str) -> np.ndarray:
+    if hasattr(np, word) or tensor.dtype != TORCH_OF_WORD[word]:
+        return tensor.detach().numpy()
+    held = tensor.view({1: torch.uint8, 2: torch.int16}[tensor.dtype.itemsize]).numpy()
+    kind = getattr(ml_dtypes, word)
+    return held.view(kind) if word in WORD_OF_TORCH.values() else tensor.numpy().astype(kind)
 
 
 def _difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], case: Case) -> str | None:

@@ -118,7 +118,14 @@ plain("Tanh", torch.tanh, axes=elementwise)
 plain("Softplus", softplus, axes=elementwise)
 plain("Softsign", softsign, axes=elementwise)
 plain("Shrink", shrink, axes=elementwise)
-plain("Clip", clip, axes=elementwise, quantization=FUSED, literals=frozenset({1, 2}), attribute_before={1: ("min", 11), 2: ("max", 11)})
+plain(
+    "Clip",
+    clip,
+    axes=elementwise,
+    quantization=FUSED,
+    literals=frozenset({1, 2}),
+    attribute_before={1: ("min", 11), 2: ("max", 11)},
+)
 
 
 @register
