@@ -1,4 +1,4 @@
-"""Rules about axes of the ops that lay values out anew: what becomes of each dimension, and what counts its elements."""
+"""Rules about axes of the ops that lay values out anew: what becomes of each dimension, what counts its elements."""
 
 from __future__ import annotations
 
@@ -64,8 +64,10 @@ def sliced(_: Op, node: fx.Node, axes: Axes) -> None:
     source = source_of(node)
     dims, shape = axes.of(source), axes.shape(node)
     whole = list(dims)
-    starts, ends, chosen, steps = (axes.numbers(value) for value in (*node.args[1:], None, None)[:4])
-    if starts is None or ends is None or None in (axes.numbers(value) or () for value in node.args[3:] if value):
+    given: list[Any] = [*node.args[1:], None, None][:4]
+    starts, ends, chosen, steps = (axes.numbers(value) for value in given)
+    computed = any(value is not None and axes.numbers(value) is None for value in given[2:])
+    if starts is None or ends is None or computed:
         _slice_unknown(node, axes)
         return
     along = [axis % len(dims) for axis in (range(len(starts)) if chosen is None else chosen)]

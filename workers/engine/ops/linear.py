@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 from workers.engine.ops.aten import reads_aten, reads_aten_as
 from workers.engine.ops.base import Op, Quantization, leaf_of, register, source_of
 from workers.engine.ops.plain import Plain, attributes_of, plain
-from workers.engine.structure.labels import HEADS, WIDTH
 from workers.engine.ops.shapes import reshape
+from workers.engine.structure.labels import HEADS, WIDTH
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value

@@ -393,7 +393,8 @@ class InstanceNormalization(LayerOp):
 def _normalized_axes(node: fx.Node, axes: Axes) -> None:
     """What is normalized together changes for all where one element goes."""
     dims = axes.of(source_of(node))
-    for dim in dims[leaf_of(node, nn.Module).axis :]:  # type: ignore[misc]
+    first = int(leaf_of(node, nn.Module).axis)  # type: ignore[arg-type]
+    for dim in dims[first:]:
         axes.keep(dim, f"{axes.name(node)} normalizes across it")
     axes.give(node, dims)
 

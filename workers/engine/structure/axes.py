@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +13,12 @@ from workers.engine.constraints import raw_parameter
 from workers.engine.graph import Graph
 from workers.engine.ops.base import op_of
 from workers.engine.structure.labels import Dim, Labels
+from workers.engine.structure.reshaping import block, common_factors, shares
 from workers.engine.structure.sizes import Sizes
 
 Role = Literal["makes", "takes", "scales"]
+ROLES: tuple[Role | None, ...] = (None, "scales", "takes", "makes")
+"""A tensor with several uses is in each group what it is there most of all."""
 Count = Callable[[Dim], int]
 """How many elements of a dimension are left."""
 
@@ -35,7 +37,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Target:
-    """An argument of sizes: `entries` are dimensions whose sizes it gives, literal numbers, or None for what it computes."""
+    """An argument of sizes. `entries`: dimensions whose sizes it gives, literals, or None for what it computes."""
 
     node: fx.Node
     position: int
@@ -43,7 +45,7 @@ class Target:
 
 
 class Axes(Labels):
-    """Dimensions of every value of a graph. Rules read those of their inputs with `of` and `give` those of their output."""
+    """Dimensions of every value of a graph. Rules read those of the inputs with `of` and `give` those of the output."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
@@ -67,7 +69,7 @@ class Axes(Labels):
 
     def parts(self, node: fx.Node) -> list[list[Dim]]:
         """The dimensions of each output of a node that has several."""
-        return self._dims[node]
+        return list(self._dims[node])
 
     def all_of(self, node: fx.Node) -> list[Dim]:
         """Those of every output of a node."""
@@ -91,7 +93,7 @@ class Axes(Labels):
         return str(node.meta.get("layer", node.name))
 
     def numbers(self, argument: Any) -> list[int] | None:
-        """An argument of whole numbers: written out, stored, or the same whatever the sizes of the inputs. Else None."""
+        """What an argument of whole numbers is, if it is the same whatever the sizes of the inputs; else None."""
         if argument is None:
             return None
         if not isinstance(argument, fx.Node):
@@ -110,7 +112,7 @@ class Axes(Labels):
         return list(self._store(str(node.target), name, tensor, roles, node).dims)
 
     def vector(self, node: fx.Node, name: str, dim: Dim, role: Role) -> None:
-        """A leaf's parameter or buffer, if it has it, has one or several values an element of `dim` on its last axis."""
+        """A parameter or buffer, if the leaf has it, has one or several values an element of `dim` on its last axis."""
         tensor = getattr(self._module.get_submodule(str(node.target)), name)
         if tensor is not None:
             own = self.weight(node, name, [*[None] * (tensor.dim() - 1), role])[-1]
@@ -158,29 +160,29 @@ class Axes(Labels):
         after: list[Dim] = []
         start = place = 0
         while place < len(shape) or start < len(before):
-            stop, end = _block([dim.size for dim in before], shape, start, place)
+            stop, end = block([dim.size for dim in before], shape, start, place)
             after += self._regrouped(before[start:stop], shape[place:end])
             start, place = stop, end
         return after
 
     def _regrouped(self, before: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
         sizes = [dim.size for dim in before]
-        common = _common(sizes, shape)
+        common = common_factors(sizes, shape)
         if common is None:
             reason = "it is reshaped in a way that takes no dimension apart"
             for dim in before:
                 self.keep(dim, reason)
             return [self.stays(size, reason) for size in shape]
         parts = iter(
-            [part for dim, own in zip(before, _share(common, sizes), strict=True) for part in self.factors(dim, own)]
+            [part for dim, own in zip(before, shares(common, sizes), strict=True) for part in self.factors(dim, own)]
         )
         return [
             self.merged([next(parts) for _ in own]) if own else self.stays(1, "it is one element")
-            for own in _share(common, shape)
+            for own in shares(common, shape)
         ]
 
     def rewritten(self, node: fx.Node, position: int, value: Callable[[Count], tuple[Any, ...]]) -> None:
-        """Arguments from `position` on are what this function makes of the sizes that are left, once they are others."""
+        """Arguments from `position` on are what this function makes of the sizes that are left, where they change."""
         self.arguments.append((node, position, value))
 
     def counted_by(self, node: fx.Node, attribute: str, dim: Dim) -> None:
@@ -205,11 +207,8 @@ class Axes(Labels):
 
     def _is_copy(self, node: fx.Node, axis: int, like: fx.Node) -> bool:
         before = self._dims[like]
-        return (
-            axis < len(before)
-            and np.array_equal(before[axis], self._dims[node][axis])
-            and self.sizes.is_open(like, axis)
-        )
+        copied = axis < len(before) and np.array_equal(before[axis], self._dims[node][axis])
+        return copied and self.sizes.equal(node, like, axis)
 
     def _store(self, owner: str, name: str, tensor: Tensor, roles: Sequence[Role | None], node: fx.Node) -> Stored:
         known = self.stored.get(id(tensor))
@@ -219,6 +218,9 @@ class Axes(Labels):
                 for size, role in zip(tensor.shape, roles, strict=True)
             )
             known = self.stored[id(tensor)] = Stored(owner, name, tensor, dims, tuple(roles), node)
+        elif known.roles != tuple(roles):
+            strongest = tuple(max(pair, key=ROLES.index) for pair in zip(known.roles, roles, strict=True))
+            known = self.stored[id(tensor)] = replace(known, roles=strongest)
         return known
 
     def _visit(self, node: fx.Node, graph: Graph) -> None:
@@ -249,42 +251,3 @@ def _flat(dims: Sequence[Any]) -> list[Dim]:
 
 def _recounted(given: tuple[int, ...], dims: Sequence[Dim], count: Count) -> tuple[int, ...]:
     return tuple(size if size < 1 else count(dim) for size, dim in zip(given, dims, strict=True))
-
-
-def _block(before: Sequence[int], after: Sequence[int], start: int, place: int) -> tuple[int, int]:
-    """Where the next dimensions end that hold as many elements before as after."""
-    if start == len(before) or place == len(after):
-        return len(before), len(after)
-    stop, end = start + 1, place + 1
-    left, right = before[start], after[place]
-    while left != right:
-        if left < right and stop < len(before):
-            left, stop = left * before[stop], stop + 1
-        elif end < len(after):
-            right, end = right * after[end], end + 1
-        else:
-            return len(before), len(after)
-    return stop, end
-
-
-def _common(before: Sequence[int], after: Sequence[int]) -> list[int] | None:
-    """The coarsest factors, first to last, of which both are made; None where there are none."""
-    if math.prod(before) != math.prod(after) or 0 in before:
-        return None
-    ends = {math.prod(sizes[place:]) for sizes in (before, after) for place in range(len(sizes))}
-    bounds = sorted(ends | {1})
-    pairs = list(zip(bounds, bounds[1:], strict=False))
-    if any(large % small for small, large in pairs):
-        return None
-    return [large // small for small, large in reversed(pairs)]
-
-
-def _share(common: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
-    """Which of the factors, in order, make each size."""
-    shared, following = [], iter(common)
-    for size in sizes:
-        own: list[int] = []
-        while math.prod(own) != size:
-            own.append(next(following))
-        shared.append(own)
-    return shared

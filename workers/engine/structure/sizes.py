@@ -1,4 +1,4 @@
-"""The shapes of every value at two sizes of the inputs, which tells dimensions that are open from those that are not."""
+"""The shapes of every value at two sizes of the inputs, which tell open dimensions from those that are fixed."""
 
 from __future__ import annotations
 
@@ -49,6 +49,10 @@ class Sizes:
 
     def is_open(self, node: fx.Node, axis: int) -> bool:
         return bool(self._first.shapes[node][axis] != self._second.shapes[node][axis])
+
+    def equal(self, node: fx.Node, other: fx.Node, axis: int) -> bool:
+        """Whether a dimension is as long in both, whatever the sizes of the inputs."""
+        return all(run.shapes[node][axis] == run.shapes[other][axis] for run in (self._first, self._second))
 
     def settled(self, node: fx.Node) -> Tensor | None:
         """The numbers of a node that only counts sizes, where they are the same whatever the inputs' sizes."""
