@@ -15,8 +15,7 @@ from modelpress.run import Compress, Event, ResultFile, RunResult
 from modelpress.steps import Data
 from workers.engine.context import Batches
 from workers.engine.delivery import deliver
-from workers.engine.errors import InvalidModelError, UnusableResultError
-from workers.engine.inspection import differences, signature
+from workers.engine.inspection import signature
 from workers.engine.measuring.environment import environment
 from workers.engine.measuring.figures import Conditions, Figures, Source, Subject, measure
 from workers.engine.measuring.layers import layer_table
@@ -24,11 +23,7 @@ from workers.engine.measuring.verdict import Answers, Evidence, judge
 from workers.engine.preparation import prepare
 from workers.engine.recipe import apply_recipe, check_recipe
 from workers.engine.reporter import Reporter
-from workers.engine.runtime import arrays, open_session
 from workers.engine.shapes import stats
-
-TOLERANCE = 0.05
-"""Relative error up to which the stored file may answer unlike the graph in training: kernels round and saturate."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +64,7 @@ def _make(spec: Compress, run_dir: Path, reporter: Reporter) -> Made:
     reporter.begin(len(recipe) + 1)
     original.module.cpu()
     applied.graph.module.cpu()
-    delivery = deliver(applied.graph, spec.request.formats, run_dir, prepared.checked, reporter)
-    if prepared.checked is not None:
-        inputs = prepared.checked.inputs
-        try:
-            answers = open_session(delivery.measured, spec.limits.threads).run(arrays(inputs))
-        except InvalidModelError as refusal:
-            raise UnusableResultError(f"the compressed file was written, but {refusal}") from refusal
-        for output, error in differences(applied.graph, inputs, answers).items():
-            if error > TOLERANCE:
-                reporter.warn(
-                    f"the output {output!r} of the stored file differs by {error:.1%} from what the steps worked with; "
-                    "all figures are those of the stored file"
-                )
+    delivery = deliver(applied.graph, spec, run_dir, prepared.checked, reporter)
     names, held = signature(applied.graph), stats(applied.graph)
     return Made(
         original=Subject(prepared.file, prepared.file, stats(original)),

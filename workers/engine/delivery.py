@@ -7,17 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+
 from modelpress.jobs import Format
-from modelpress.run import ResultFile
-from workers.engine.errors import EngineError, UnsupportedModelError, UnusableResultError
+from modelpress.run import Compress, ResultFile
+from workers.engine.errors import EngineError, InvalidModelError, UnsupportedModelError, UnusableResultError
 from workers.engine.graph import Graph
-from workers.engine.inspection import TOLERANCE, Checked, differences
+from workers.engine.inspection import Checked, differences
 from workers.engine.readers import ZIP, read_model
 from workers.engine.readers.packed import unpacked
 from workers.engine.reporter import Reporter
-from workers.engine.runtime import arrays
+from workers.engine.runtime import arrays, open_session
 from workers.engine.writers import write_model
+from workers.engine.writers.safetensors import stored_weights
 
+TOLERANCE = 0.05
+"""Relative error up to which a stored file may answer unlike the graph in training: kernels round and saturate."""
 MEASURED: Format = "onnx"
 """What all figures but sizes are of, whatever is given out."""
 
@@ -49,27 +55,42 @@ def check_formats(original: Graph, formats: Sequence[Format], run_dir: Path) -> 
             trial.unlink(missing_ok=True)
 
 
-def deliver(
-    graph: Graph, formats: Sequence[Format], run_dir: Path, checked: Checked | None, reporter: Reporter
-) -> Delivery:
+def deliver(graph: Graph, spec: Compress, run_dir: Path, checked: Checked | None, reporter: Reporter) -> Delivery:
     """Write all of them. What the steps have made of the graph may be more than a format can hold: that is warned of,
     and ONNX, which holds everything, stands in where nothing else is left.
+
+    Raises UnusableResultError where ONNX Runtime does not run the ONNX file.
     """
     measured = run_dir / "out" / "model.onnx"
     write_model(graph, MEASURED, measured)
+    if checked is not None:
+        _check_measured(graph, measured, checked, spec.limits.threads, reporter)
     given = {MEASURED: measured}
-    for format_ in formats:
+    for format_ in spec.request.formats:
         if format_ == MEASURED:
             continue
         try:
             given[format_] = _write(graph, format_, measured, checked)
         except EngineError as refusal:
             reporter.warn(f"the result is not there as {format_}: {refusal}")
-    wanted = [format_ for format_ in formats if format_ in given]
+    wanted = [format_ for format_ in spec.request.formats if format_ in given]
     if not wanted:
         reporter.warn("the result is given as onnx instead")
         wanted = [MEASURED]
     return Delivery(measured, tuple(ResultFile(format=name, path=f"out/{given[name].name}") for name in wanted))
+
+
+def _check_measured(graph: Graph, measured: Path, checked: Checked, threads: int, reporter: Reporter) -> None:
+    try:
+        answers = open_session(measured, threads).run(arrays(checked.inputs))
+    except InvalidModelError as refusal:
+        raise UnusableResultError(f"the compressed file was written, but {refusal}") from refusal
+    for output, error in differences(graph, checked.inputs, answers).items():
+        if error > TOLERANCE:
+            reporter.warn(
+                f"the output {output!r} of the stored file differs by {error:.1%} from what the steps worked with; "
+                "all figures are those of the stored file"
+            )
 
 
 def _write(graph: Graph, format_: Format, measured: Path, checked: Checked | None) -> Path:
@@ -78,11 +99,13 @@ def _write(graph: Graph, format_: Format, measured: Path, checked: Checked | Non
     write_model(graph, format_, path)
     if format_ == "packed":
         _check_packed(path, measured)
-    else:
-        _check_answers(graph, format_, path, measured, checked)
-    if format_ == "safetensors" and _is_zip(path):
-        path = path.rename(path.with_suffix(".zip"))  # a folder with weights and configuration
-    return path
+        return path
+    if format_ == "safetensors" and not _is_zip(path):
+        _check_weights(path, graph)
+        return path
+    _check_answers(path, graph, checked)
+    # safetensors of a Hugging Face model come in an archive with their configuration
+    return path.rename(path.with_suffix(".zip")) if format_ == "safetensors" else path
 
 
 def _check_packed(path: Path, measured: Path) -> None:
@@ -93,8 +116,14 @@ def _check_packed(path: Path, measured: Path) -> None:
         raise UnusableResultError("unpacked again, it is not the ONNX file that was packed; please report it")
 
 
-def _check_answers(graph: Graph, format_: Format, path: Path, measured: Path, checked: Checked | None) -> None:
-    _, again = read_model(path, measured if format_ == "safetensors" and not _is_zip(path) else None)
+def _check_weights(path: Path, graph: Graph) -> None:
+    wanted, found = stored_weights(graph), load_file(path)
+    if wanted.keys() != found.keys() or not all(torch.equal(wanted[name], found[name]) for name in wanted):
+        raise UnusableResultError("read back, its tensors are not those of the result; please report it")
+
+
+def _check_answers(path: Path, graph: Graph, checked: Checked | None) -> None:
+    _, again = read_model(path)
     if checked is None:
         return
     for output, error in differences(again, checked.inputs, arrays(graph(*checked.inputs))).items():
