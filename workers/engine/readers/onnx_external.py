@@ -6,12 +6,15 @@ import mmap
 import os
 import re
 import stat
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from onnx import TensorProto
 
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.readers.onnx_node import shown
+from workers.engine.readers.onnx_scan import OWN, without_weights
 
 NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 SHARED = 4
@@ -19,16 +22,21 @@ SHARED = 4
 
 
 class ExternalFiles:
-    """Maps files of one folder into memory; `folder` None: there are none.
+    """Maps the files beside a model into memory; a model of bytes, or none, has none.
 
     All methods raise InvalidModelError for what an honest exporter does not write, UnsupportedModelError where files
     are missing.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+    def __init__(self, model: Path | bytes | None = None) -> None:
+        self._folder = model.parent if isinstance(model, Path) else None
+        self._own = None if model is None else _Own(model)
         self._files: dict[str, memoryview] = {}
         self._claimed = 0
+
+    def without_weights(self) -> bytes:
+        """The model, in which large weights of its own file count as lying in a data file."""
+        return b"" if self._own is None else self._own.without_weights()
 
     def window(self, proto: TensorProto, name: str, size: int | None) -> memoryview:
         """The bytes of a tensor, not copied. `size`: how many it must have, where that is known."""
@@ -37,7 +45,8 @@ class ExternalFiles:
             if entry.key in fields:
                 raise InvalidModelError(f"tensor {shown(name)} has {shown(entry.key)} twice in external_data")
             fields[entry.key] = entry.value
-        file = self._open(fields.get("location", ""), name)
+        location = fields.get("location", "")
+        file = self._own if location == OWN and self._own is not None else self._open(location, name)
         offset = _number(fields.get("offset", "0"), name)
         rest = len(file) - offset
         length = _number(fields["length"], name) if "length" in fields else rest if size is None else size
@@ -49,7 +58,7 @@ class ExternalFiles:
                 "bytes; the file may be cut off"
             )
         self._claimed += length
-        if self._claimed > SHARED * sum(map(len, self._files.values())):
+        if self._claimed > SHARED * sum(map(len, (*self._files.values(), self._own or b""))):
             raise InvalidModelError("the model's tensors claim more bytes than its data files hold")
         return file[offset : offset + length]
 
@@ -71,6 +80,30 @@ class ExternalFiles:
                 raise UnsupportedModelError(_missing(location, name))
             self._files[location] = _mapped(self._folder / location, location, name)
         return self._files[location]
+
+
+class _Own:
+    """The file of the model. Weights are read, not mapped: few of them begin where numbers may begin in memory."""
+
+    def __init__(self, model: Path | bytes) -> None:
+        self._model = model
+        self._file: BinaryIO = model.open("rb") if isinstance(model, Path) else BytesIO(model)
+        self._size = self._file.seek(0, os.SEEK_END)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> memoryview:
+        content = memoryview(bytearray(part.stop - part.start))
+        self._file.seek(part.start)
+        self._file.readinto(content)  # type: ignore[attr-defined]  # every file that is read in binary has it
+        return content
+
+    def without_weights(self) -> bytes:
+        if isinstance(self._model, bytes) or not self._size:
+            return without_weights(memoryview(self._model if isinstance(self._model, bytes) else b""))
+        with mmap.mmap(self._file.fileno(), self._size, access=mmap.ACCESS_READ) as mapped:
+            return without_weights(memoryview(mapped))
 
 
 def _mapped(path: Path, location: str, name: str) -> memoryview:

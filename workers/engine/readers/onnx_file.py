@@ -32,8 +32,8 @@ def open_model(source: bytes | Path) -> tuple[ModelProto, ExternalFiles]:
 
     Raises InvalidModelError or UnsupportedModelError.
     """
-    external = ExternalFiles(source.parent if isinstance(source, Path) else None)
-    model = _parse(source if isinstance(source, bytes) else source.read_bytes())
+    external = ExternalFiles(source)
+    model = _parse(external.without_weights())
     if model.functions:
         model = _inlined(model)
     for graph in every_graph(model.graph):

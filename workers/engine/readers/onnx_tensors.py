@@ -49,7 +49,7 @@ def read_tensor(proto: TensorProto, name: str, external: ExternalFiles | None = 
     if proto.data_type in NARROW:
         return _unpacked(proto, dtype, shape, count, name, external)
     if proto.data_location == TensorProto.EXTERNAL:
-        window = (external or ExternalFiles(None)).window(proto, name, count * dtype.itemsize)
+        window = (external or ExternalFiles()).window(proto, name, count * dtype.itemsize)
         aligned = not ctypes.addressof(ctypes.c_char.from_buffer(window)) % dtype.itemsize if count else True
         return _over(window if aligned else bytearray(window), dtype, shape)
     if proto.HasField("raw_data"):

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from modelpress.models import TensorSpec
 from workers.engine.constraints import constraints_of
-from workers.engine.dtypes import ONNX_OF_TORCH, ONNX_OF_WORD
+from workers.engine.dtypes import ONNX_OF_WORD
 from workers.engine.encodings import Encoding
 from workers.engine.errors import UnsupportedModelError
 from workers.engine.graph import PRODUCER, Graph

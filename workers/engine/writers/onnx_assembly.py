@@ -15,6 +15,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 from torch import Tensor
 
 from workers.engine.dtypes import ONNX_OF_TORCH
+from workers.engine.protobuf import varint
 
 GRAPH, INITIALIZER, RAW_DATA = b"\x3a", b"\x2a", b"\x4a"
 """Tags of ModelProto.graph (field 7), GraphProto.initializer (5) and TensorProto.raw_data (9)."""
@@ -63,8 +64,8 @@ class Stored:
     def head(self) -> bytes:
         """What stands in the graph before the bytes of the tensor, which come last in its message."""
         inner = TensorProto(name=self.name, data_type=self.kind, dims=self.dims).SerializeToString()
-        inner += RAW_DATA + _varint(self.size)
-        return INITIALIZER + _varint(len(inner) + self.size) + inner
+        inner += RAW_DATA + varint(self.size)
+        return INITIALIZER + varint(len(inner) + self.size) + inner
 
     def reference(self, file: str, offset: int) -> bytes:
         """What stands in the graph where the bytes lie in a data file."""
@@ -109,7 +110,7 @@ class Assembly:
         size = len(inner_before) + len(others) + len(inner_after)
         size += sum(len(head) + (tensor.size if tensor else 0) for head, tensor in entries)
         before, after = _split(self.model, ModelProto.DESCRIPTOR.fields_by_name["graph"].number)
-        yield before + GRAPH + _varint(size) + inner_before
+        yield before + GRAPH + varint(size) + inner_before
         for head, tensor in entries:
             yield head
             if tensor is not None:
@@ -132,17 +133,7 @@ def _split(message: ModelProto | GraphProto, number: int) -> tuple[bytes, bytes]
 
 def _initializer(proto: TensorProto) -> bytes:
     content = bytes(proto.SerializeToString(deterministic=True))
-    return INITIALIZER + _varint(len(content)) + content
-
-
-def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
+    return INITIALIZER + varint(len(content)) + content
 
 
 def _bytes(values: Tensor) -> memoryview:
