@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 Shapes = dict[str, tuple[int, ...]]
 
 NUMBERS = (
-    "head_dim", "num_key_value_heads", "num_attention_heads", "n_head", "n_heads", "num_heads", "intermediate_size",
+    "num_key_value_heads", "num_attention_heads", "n_head", "n_heads", "num_heads", "intermediate_size",
     "n_inner", "d_ff", "hidden_dim", "ffn_dim", "encoder_ffn_dim", "mlp_dim", "hidden_size",
     "n_embd", "d_model", "dim", "vocab_size", "num_channels",
 )  # fmt: skip
+"""The width of a head is none of them: it never changes, and the number of heads explains the same dimensions."""
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
 
@@ -41,7 +42,8 @@ def shapes_of(cls: type[PreTrainedModel], values: Mapping[str, Any]) -> Shapes |
 
 def describe(cls: type[PreTrainedModel], values: Mapping[str, Any], wanted: Shapes) -> dict[str, Any] | None:
     """Numbers that make the wanted shapes together; None where none do. `values`: the config now."""
-    values = {**values, **_spelled_out(values)}
+    spelled = _spelled_out(values)
+    values = {**values, **spelled}
     now = shapes_of(cls, values)
     if now is None or now.keys() != wanted.keys():
         return None
@@ -51,9 +53,11 @@ def describe(cls: type[PreTrainedModel], values: Mapping[str, Any], wanted: Shap
         new = _solved(cls, values, name, number, now, wanted)
         if new is not None and new != number:
             changes[name] = new
-    spelled = {name: values[name] for name in _spelled_out(values) if changes.keys() & {*HEADS, *WIDTHS}}
-    changes = {**spelled, **changes}
-    return changes if shapes_of(cls, {**values, **changes}) == wanted else None
+    given = {name: number for name, number in values.items() if name not in spelled}
+    for more in (changes, {**spelled, **changes}):
+        if shapes_of(cls, {**given, **more}) == wanted:
+            return more
+    return None
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, int]:
