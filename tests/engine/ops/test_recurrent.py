@@ -61,7 +61,7 @@ def test_lengths_states_and_peepholes(op: str, direction: str, computed: bool) -
 @pytest.mark.parametrize("op", GATES)
 def test_activations_with_their_numbers(op: str, name: str, numbers: dict[str, list[float]]) -> None:
     """The first that has numbers takes the first of them."""
-    names = ["Sigmoid", "Tanh", "Tanh"][: ACTIVATIONS[op] - 1] + [name]
+    names = [*["Sigmoid", "Tanh", "Tanh"][: ACTIVATIONS[op] - 1], name]
     model, feeds = recurrent(op, computed=False, activations=names, **numbers)
     assert_same(model, feeds)
 
