@@ -234,7 +234,8 @@ def main() -> int:
     read, written = (sum(getattr(outcome, way) is None for outcome in outcomes) for way in ("read", "write"))
     console.print(
         f"{len(table)} ops of ONNX in the table (at least {LEAST_OPS}); "
-        f"{passed} of {len(outcomes)} tests pass both ways: {share:.1%} (at least {LEAST_SHARE:.0%}).\nRead: {read}. Written: {written}, of which the reference "
+        f"{passed} of {len(outcomes)} tests pass both ways: {share:.1%} "
+        f"(at least {LEAST_SHARE:.0%}).\nRead: {read}. Written: {written}, of which the reference "
         f"implementation ran {sum(outcome.by_reference for outcome in outcomes)}.\n"
         f"Tests with ops outside of the table: {len(tests) - len(ours)}."
     )
