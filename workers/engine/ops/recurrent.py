@@ -11,10 +11,11 @@ from torch import Tensor, fx, nn
 
 from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.base import leaf_of, register, source_of
+from workers.engine.ops.constants import constant_of_shape
 from workers.engine.ops.indexing import slice_
 from workers.engine.ops.layers import LayerOp
 from workers.engine.ops.recurrent_cells import ACTIVATIONS, GRU, LSTM, RNN, Recurrent
-from workers.engine.ops.shapes import concat, reshape, transpose
+from workers.engine.ops.shapes import concat, expand, reshape, transpose, unsqueeze
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
@@ -151,7 +152,8 @@ class RecurrentOp(LayerOp):
             clip=node.attribute("clip"),
             **options,
         )
-        call = graph.module(node.layer(1), module, node.input(0), *node.inputs[4 : 4 + self.results])
+        states = [_unless_zero(state, graph) for state in node.inputs[5 : 4 + self.results]]
+        call = graph.module(node.layer(1), module, node.input(0), *node.inputs[4:5], *states)
         return graph.unpack(call, self.results)
 
     def read_options(self, node: OnnxNode, graph: GraphBuilder) -> dict[str, Any]:  # noqa: ARG002 (LSTM needs it)
@@ -278,7 +280,10 @@ def read_aten_recurrent(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...
             direction="bidirectional" if both else "forward",
             **options,
         )
-        initial = [graph.call(slice_, state, (first,), (first + directions,), (0,), (1,)) for state in states]
+        initial = [
+            _unless_zero(graph.call(slice_, state, (first,), (first + directions,), (0,), (1,)), graph)
+            for state in states
+        ]
         call = graph.module(f"{node.layer('params')}.{layer}", module, x, None, *initial)
         output, *ends = graph.unpack(call, 1 + len(states))
         last.append(ends)
@@ -287,6 +292,22 @@ def read_aten_recurrent(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...
     if node.get("batch_first"):
         x = graph.call(transpose, x, perm=(1, 0, 2))
     return x, *(graph.call(concat, *(ends[place] for ends in last), axis=0) for place in range(len(states)))
+
+
+COPYING = {slice_: 0, expand: 0, reshape: 0, transpose: 0, unsqueeze: 0, constant_of_shape: 1}
+"""Functions whose result holds no other numbers than one of their arguments."""
+
+
+def _unless_zero(state: Value | None, graph: GraphBuilder) -> Value | None:
+    """None for an initial state of zeros: without one a layer starts from them anyway.
+
+    Exporters fill the states of all layers at once, which would tie the hidden units of one layer to another's.
+    """
+    source: Any = state
+    while isinstance(source, fx.Node) and source.target in COPYING:
+        source = source.args[COPYING[source.target]]
+    value = graph.known(source)
+    return None if isinstance(value, Tensor) and not value.any() else state
 
 
 def onnx_gates(rows: Tensor, leaf: type[Recurrent]) -> Tensor:
