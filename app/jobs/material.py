@@ -6,12 +6,12 @@ from uuid import UUID
 
 from app.context import Caller
 from app.datasets.repository import DatasetRepository
-from app.db.tables import Dataset, Model
+from app.db.tables import Blob, Dataset, Model, ModelFile
 from app.jobs.plan import Material, dataset_ids
 from app.jobs.schemas import JobRequest
 from app.jobs.waiting import wait_for_inspection
-from app.models.repository import ModelRepository
-from app.problems import FieldError, NotFound, NotReady, Rejected
+from app.models.repository import ModelRepository, holds_weights_alone
+from app.problems import FieldError, Invalid, NotFound, NotReady, Rejected
 from modelpress.models import DatasetSpec, ModelSpec
 
 READING_SECONDS = 10.0
@@ -29,10 +29,11 @@ async def gather(caller: Caller, request: JobRequest) -> Material:
             rows = dict(_resolved(request, found_models, found_data))
             waiting = next((pointer for pointer, row in rows.items() if row.status == "processing"), None)
             if waiting is None:
-                files = (await models.files([request.model])).get(request.model)
-                if files is None:  # it has been removed since
-                    raise NotFound.at(FieldError(pointer="/model", detail="there is no such model"))
-                return _material(request, rows, files[0][1].size or 0)
+                files = await models.files(found_models)
+                for pointer, model_id in (("/model", request.model), ("/teacher", request.teacher)):
+                    if model_id is not None:
+                        _check_whole(pointer, files.get(model_id))
+                return _material(request, rows, files[request.model][0][1].size or 0)
             row = rows[waiting]
             reading = await (models if isinstance(row, Model) else datasets).inspection(row.id)
         left = deadline - asyncio.get_running_loop().time()
@@ -56,6 +57,14 @@ def _resolved(
             reason = (row.error or {}).get("message", "it could not be read")
             raise Rejected.at(FieldError(pointer=pointer, detail=f"this was rejected: {reason}"))
         yield pointer, row
+
+
+def _check_whole(pointer: str, files: list[tuple[ModelFile, Blob]] | None) -> None:
+    if files is None:  # it has been removed since
+        raise NotFound.at(FieldError(pointer=pointer, detail="there is no such model"))
+    if holds_weights_alone(files[0][0]):
+        detail = "this result was made as safetensors only, which are weights alone: make it as onnx too"
+        raise Invalid.at(FieldError(pointer=pointer, detail=detail))
 
 
 def _material(request: JobRequest, rows: dict[str, Model | Dataset], model_bytes: int) -> Material:

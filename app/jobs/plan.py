@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
-from app.jobs.schemas import JobRequest, Plan, Prediction, StepPlan, Use
+from app.jobs.prediction import predict
+from app.jobs.schemas import JobRequest, Plan, StepPlan, Use
 from app.problems import FieldError, Invalid
-from modelpress.jobs import Task, TaskKind
+from modelpress.jobs import Format, Task, TaskKind
 from modelpress.matching import (
     MismatchError,
     check_labels,
@@ -24,8 +25,7 @@ from modelpress.steps import Data, IllegalOrderError, check_order
 from modelpress.steps.distillation import Distillation
 
 USES: tuple[Use, ...] = ("train", "calibrate", "evaluate")
-BITS = {"half_precision": 16, "static_quantization": 8, "dynamic_quantization": 8}
-"""Of a stored weight after a step; the others leave 32."""
+CANNOT_HOLD: dict[str, tuple[Format, ...]] = {"static_quantization": ("safetensors",)}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Material:
 
 def make_plan(request: JobRequest, material: Material) -> Plan:
     """Raises Invalid with everything that is wrong, not only the first."""
-    errors = [*_order(request), *_data_needed(request), *_teacher(material)]
+    errors = [*_order(request), *_data_needed(request), *_formats(request), *_teacher(material)]
     task, misfits = _fit(request, material)
     errors += misfits
     if errors:
@@ -50,7 +50,8 @@ def make_plan(request: JobRequest, material: Material) -> Plan:
         use = _use(request, step.data_needed())
         dataset = getattr(request.data, use) if use else None
         steps.append(StepPlan(step=step, needs=step.data_needed(), uses=use, dataset=dataset))
-    return Plan(resolved_recipe=request.recipe, steps=steps, task=task, prediction=_prediction(request, material))
+    prediction = predict(material.model, material.model_bytes, request.recipe)
+    return Plan(resolved_recipe=request.recipe, steps=steps, task=task, prediction=prediction)
 
 
 def _order(request: JobRequest) -> Iterator[FieldError]:
@@ -152,16 +153,13 @@ def _metrics(request: JobRequest, task: Task, classes: int | None) -> Iterator[F
             yield FieldError(pointer=pointer, detail=detail)
 
 
-def _prediction(request: JobRequest, material: Material) -> Prediction:
-    bits = min((BITS.get(step.step, 32) for step in request.recipe), default=32)
-    parameters = material.model.stats.parameters
-    other = max(0, material.model_bytes - 4 * parameters)
-    size = min(material.model_bytes, other + parameters * bits // 8)
-    return Prediction(
-        size_bytes=size,
-        size_ratio=round(material.model_bytes / max(size, 1), 2),
-        basis=f"{parameters} parameters at {bits} bits; layers that have to stay float are not foreseen",
-    )
+def _formats(request: JobRequest) -> Iterator[FieldError]:
+    """What the steps make of any model and a format cannot hold."""
+    for step in request.recipe:
+        for index, name in enumerate(request.formats):
+            if name in CANNOT_HOLD.get(step.step, ()):
+                detail = f"{name} cannot hold activations in integers, which {step.step} makes; take onnx"
+                yield FieldError(pointer=f"/formats/{index}", detail=detail)
 
 
 def dataset_ids(request: JobRequest) -> dict[Use, UUID]:

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from app.context import Caller
 from app.jobs.waiting import wait_for_inspection
-from app.models.repository import ModelRepository
+from app.models.repository import ModelRepository, holds_weights_alone
 from app.models.schemas import WEIGHTS
 from app.problems import FieldError, Invalid, NotFound, NotReady, Rejected
 
@@ -28,18 +28,21 @@ async def architecture_for(caller: Caller, filename: str, given: UUID | None) ->
         raise Invalid.at(_at(detail))
     async with caller.services.sessions() as session:
         models = ModelRepository(session, caller.tenant_id)
-        row = await models.get(given)
+        row, files = await models.get(given), await models.files([given])
         reading = await models.inspection(given) if row is not None and row.status == "processing" else None
     if reading is not None:
         await wait_for_inspection(caller, reading, READING_SECONDS)
         async with caller.services.sessions() as session:
-            row = await ModelRepository(session, caller.tenant_id).get(given)
-    if row is None:
+            models = ModelRepository(session, caller.tenant_id)
+            row, files = await models.get(given), await models.files([given])
+    if row is None or given not in files:
         raise no_architecture()
     if row.status == "processing":
         raise NotReady.at(_at("it is still being read; try again"))
     if row.status == "rejected":
         raise Rejected.at(_at("it was rejected, so that it has no architecture to give"))
+    if holds_weights_alone(files[given][0][0]):
+        raise Invalid.at(_at("this model is weights alone itself, so that it has no architecture to give"))
     return row.architecture_id or row.id
 
 

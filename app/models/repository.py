@@ -7,6 +7,11 @@ from app.db.tables import Blob, Job, Model, ModelFile
 from app.repository import TenantRepository
 
 
+def holds_weights_alone(first: ModelFile) -> bool:
+    """Of a result's first file; an upload of the same kind has an architecture beside it."""
+    return first.format == "safetensors" and first.suffix == ".safetensors"
+
+
 class ModelRepository(TenantRepository[Model]):
     table = Model
 

@@ -17,7 +17,7 @@ from modelpress.models import ModelSpec, ModelStats, Signature, TensorSpec
 from modelpress.steps import STEPS
 from tests.service.as_worker import Worker
 from tests.service.conftest import Uploads, client_of, until
-from tests.service.examples import CLASSIFIER, LABELLED, SCORES, UNLABELLED, array, dataset, labels
+from tests.service.examples import CLASSIFIER, LABELLED, SCORES, UNLABELLED, array, dataset, labels, report
 
 pytestmark = pytest.mark.anyio
 
@@ -71,6 +71,8 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"recipe": HALF, "task": {"output": "logits"}}, "/task/output", "it has: scores"),
     ({"recipe": HALF, "labels": {"a": "\0"}}, "/labels/a", "cannot be stored"),
     ({"recipe": HALF, "labels": {"\0": "a"}}, "/labels", "cannot be stored"),
+    ({"recipe": HALF, "formats": ["onnx", "gguf"]}, "/formats/1", "packed"),
+    ({"recipe": HALF, "formats": []}, "/formats", "at least 1"),
     ({"recipe": HALF, "seed": -1}, "/seed", "greater than or equal to 0"),
     ({"recipe": HALF, "queue": "tpu"}, "/queue", "cpu"),
     ({"recipe": HALF, "model": "mdl_1"}, "/model", "mdl_"),
@@ -209,6 +211,54 @@ async def test_a_dry_run_shows_the_plan_and_creates_nothing(
     assert jobs(engine) == 0
     wrong = await client.post("/v1/jobs?dry_run=true", json={**request, "data": {}})
     assert wrong.status_code == 422
+
+
+async def test_formats_that_cannot_hold_what_the_steps_make_are_pointed_at(
+    client: httpx.AsyncClient, uploads: Uploads
+) -> None:
+    request = {
+        "model": await uploads.model(),
+        "recipe": [{"step": "static_quantization"}],
+        "data": {"calibrate": await uploads.dataset()},
+        "formats": ["onnx", "safetensors"],
+    }
+    answer = await client.post("/v1/jobs", json=request)
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/formats/1"]
+    formats = ["packed", "onnx", "packed"]
+    job = (await client.post("/v1/jobs", json={**request, "formats": formats})).json()
+    assert job["request"]["formats"] == ["packed", "onnx"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parameters"),
+    [
+        ([{"step": "channel_pruning", "ratio": 0.4}], 360),
+        ([{"step": "channel_pruning"}, {"step": "half_precision"}], 125),
+        ([{"step": "channel_pruning", "parameters_left": 0.3}], 300),
+        ([{"step": "depth_pruning"}], 750),
+    ],
+)
+async def test_what_is_removed_is_foreseen(
+    client: httpx.AsyncClient, uploads: Uploads, recipe: list[dict[str, Any]], parameters: int
+) -> None:
+    data = {"calibrate": await uploads.dataset()}
+    request = {"model": await uploads.model(b"x" * 5000), "recipe": recipe, "data": data}
+    plan = (await client.post("/v1/jobs?dry_run=true", json=request)).json()
+    assert plan["prediction"]["size_bytes"] == 1000 + 4 * parameters
+
+
+async def test_a_result_that_is_weights_alone_is_nothing_to_go_on_from(
+    client: httpx.AsyncClient, uploads: Uploads
+) -> None:
+    job = await uploads.job(formats=["safetensors"])
+    uploads.worker.claim(job["id"])
+    alone = uploads.worker.succeed(job["id"], report(), {"safetensors .safetensors": b"weights"})
+    whole = {"model": job["model"], "recipe": [{"step": "distillation"}], "data": {"train": await uploads.dataset()}}
+    for field, request in (("model", {"model": alone, "recipe": HALF}), ("teacher", {**whole, "teacher": alone})):
+        answer = await client.post("/v1/jobs", json=request)
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, f"/{field}")
+    upload = await client.post(f"/v1/models?filename=a.pt&architecture={alone}", content=b"x")
+    assert (upload.status_code, upload.json()["errors"][0]["pointer"]) == (422, "query:architecture")
 
 
 async def test_a_model_that_is_still_being_read_is_waited_for(
