@@ -124,7 +124,9 @@ class _Bench:
         inputs, _ = _runnable(pruned, session, batch=5)
         answers = session.run(arrays(inputs))
         finite = all(np.isfinite(a).all() for a in answers if a.dtype.kind == "f")
-        return f"{before:,} → {after:,}; {notes[0] if notes else ''}", after < before and finite
+        kinds = ("channels:", "neurons:", "heads:", "hidden units:")
+        what = "; ".join(note for note in notes if note.startswith(kinds))
+        return f"{before:,} → {after:,}; {_short(what)}", after < before and finite
 
     def pack(self) -> tuple[str, bool]:
         from modelpress.packed import pack, unpack  # noqa: PLC0415
@@ -152,6 +154,10 @@ def _runnable(graph, session, batch: int = 2):  # noqa: ANN001, ANN202 (types of
         else:
             return inputs, free
     raise refusal or InvalidModelError("no inputs fit")
+
+
+def _short(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _relative(own: np.ndarray, other: np.ndarray) -> float:
