@@ -98,7 +98,7 @@ class _Bench:
         session = open_session(self.written, 1)
         onnx = self.path.suffix == ".onnx"
         reference = open_session(self.path, 1) if onnx else None
-        inputs, free = _runnable(self.graph, session)
+        inputs, free = runnable(self.graph, session)
         answers = session.run(arrays(inputs))
         expected = reference.run(arrays(inputs)) if reference else None
         worst = max(differences(self.graph, inputs, answers).values())
@@ -121,7 +121,7 @@ class _Bench:
         target = self.folder / "pruned.onnx"
         write_model(pruned, "onnx", target)
         session = open_session(target, 1)
-        inputs, _ = _runnable(pruned, session, batch=5)
+        inputs, _ = runnable(pruned, session, batch=5)
         answers = session.run(arrays(inputs))
         finite = all(np.isfinite(a).all() for a in answers if a.dtype.kind == "f")
         kinds = ("channels:", "neurons:", "heads:", "hidden units:")
@@ -138,7 +138,7 @@ class _Bench:
         return f"{self.written.stat().st_size / packed.stat().st_size:.3f}×", same
 
 
-def _runnable(graph, session, batch: int = 2):  # noqa: ANN001, ANN202 (types of the engine, imported only in the child)
+def runnable(graph, session, batch: int = 2):  # noqa: ANN001, ANN202 (types of the engine, imported only in the child)
     """Made-up inputs that this session takes, and the size of their open dimensions."""
     from workers.engine.errors import InvalidModelError  # noqa: PLC0415
     from workers.engine.runtime import arrays  # noqa: PLC0415
