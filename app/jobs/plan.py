@@ -25,7 +25,7 @@ from modelpress.steps import Data, IllegalOrderError, check_order
 from modelpress.steps.distillation import Distillation
 
 USES: tuple[Use, ...] = ("train", "calibrate", "evaluate")
-CANNOT_HOLD: dict[str, tuple[Format, ...]] = {"static_quantization": ("safetensors",)}
+CANNOT_HOLD: dict[str, tuple[Format, ...]] = {"static_quantization": ("pt2", "safetensors")}
 
 
 @dataclass(frozen=True)

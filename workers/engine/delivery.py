@@ -15,6 +15,7 @@ from modelpress.run import Compress, ResultFile
 from workers.engine.errors import EngineError, InvalidModelError, UnsupportedModelError, UnusableResultError
 from workers.engine.graph import Graph
 from workers.engine.inspection import Checked, differences
+from workers.engine.pipeline import describe
 from workers.engine.readers import ZIP, read_model
 from workers.engine.readers.packed import unpacked
 from workers.engine.reporter import Reporter
@@ -71,8 +72,10 @@ def deliver(graph: Graph, spec: Compress, run_dir: Path, checked: Checked | None
             continue
         try:
             given[format_] = _write(graph, format_, measured, checked)
-        except EngineError as refusal:
-            reporter.warn(f"the result is not there as {format_}: {refusal}")
+        except OSError:
+            raise  # a full disk is no matter of the format
+        except Exception as error:  # noqa: BLE001 (what the steps have made is not thrown away for one of several files)
+            reporter.warn(f"the result is not there as {format_}: {describe(error, spec).message}")
     wanted = [format_ for format_ in spec.request.formats if format_ in given]
     if not wanted:
         reporter.warn("the result is given as onnx instead")
