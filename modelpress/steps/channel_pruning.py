@@ -4,7 +4,7 @@ from pydantic import Field, model_validator
 
 from modelpress.steps.base import Data, LayerSelection, Step
 
-Importance = Literal["l1", "l2", "taylor", "geometric_median", "batch_norm_scale", "random"]
+Importance = Literal["auto", "l1", "l2", "taylor", "geometric_median", "batch_norm_scale", "random"]
 Kind = Literal["channels", "neurons", "heads", "hidden_units"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -28,9 +28,10 @@ class ChannelPruning(Step):
         "uniform", description="the same share of every layer, or the least important units of the whole model"
     )
     importance: Importance = Field(
-        "l2",
+        "auto",
         description="what tells a unit's worth: the size of its weights (l1, l2), its effect on the answers (taylor), "
-        "how well others can stand in for it (geometric_median), the scale of its batch norm, or chance",
+        "how far it is from all others (geometric_median), the scale of its batch norm, or chance; auto is taylor "
+        "where there is data and l2 where there is none",
     )
     round_to: int = Field(
         8, ge=1, le=256, description="widths that are left are multiples of this, which runtimes compute fastest"

@@ -11,6 +11,7 @@ from torch import Tensor
 from modelpress.models import ModelStats
 from modelpress.steps.channel_pruning import HALF, ChannelPruning
 from workers.engine.context import Context
+from workers.engine.data import SyntheticBatches
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
 from workers.engine.importance import importance_of
@@ -31,14 +32,14 @@ Choose = Callable[[float], dict[str, Tensor]]
 @applies(ChannelPruning)
 def channel_pruning(step: ChannelPruning, graph: Graph, context: Context) -> Graph:
     selected(step.layers, graph)  # refuses a selection of nothing
-    groups = find_groups(graph)
-    candidates = _candidates(step, graph, groups, context)
+    name = _importance(step, context)
+    candidates = _candidates(step, name, graph, context)
     before = stats(graph)
 
     def choose(share: float) -> dict[str, Tensor]:
         if step.scope == "uniform":
             return uniform(candidates, share)
-        return least_important(candidates, share, comparable=importance_of(step.importance).comparable)
+        return least_important(candidates, share, comparable=importance_of(name).comparable)
 
     keep = choose(step.ratio or HALF)
     if step.macs_left is not None:
@@ -58,9 +59,16 @@ def channel_pruning(step: ChannelPruning, graph: Graph, context: Context) -> Gra
     return graph
 
 
-def _candidates(step: ChannelPruning, graph: Graph, groups: list[Group], context: Context) -> list[Candidate]:
+def _importance(step: ChannelPruning, context: Context) -> str:
+    if step.importance != "auto":
+        return step.importance
+    return "l2" if context.calibrate is None or isinstance(context.calibrate, SyntheticBatches) else "taylor"
+
+
+def _candidates(step: ChannelPruning, name: str, graph: Graph, context: Context) -> list[Candidate]:
     """The groups that may lose units, with their scores. Raises StepError, with all reasons, where there is none."""
     _warn_of_idle(step, graph, context)
+    groups = find_groups(graph)
     reasons = {group.name: _why_not(step, group) for group in groups}
     for group in groups:
         reason = reasons[group.name]
@@ -71,7 +79,7 @@ def _candidates(step: ChannelPruning, graph: Graph, groups: list[Group], context
     if not chosen:
         told = "; ".join(f"{group.name}: {reasons[group.name]}" for group in groups) or "it has no layers with units"
         raise StepError(f"nothing can be removed from this model ({told})")
-    scores = importance_of(step.importance).score([Units(group, graph) for group in chosen], context)
+    scores = importance_of(name).score([Units(group, graph) for group in chosen], context)
     return [
         Candidate(group, found, step.round_to, _fixed(step, group)) for group, found in zip(chosen, scores, strict=True)
     ]
