@@ -36,6 +36,11 @@ class Target(IntEnum):
     """Kept aside: other blocks say how much of it goes out before them."""
 
 
+def most_blocks(size: int) -> int:
+    """Of a file of so many bytes: a decoder's time for each block alone is bounded by it."""
+    return 16 + size // 512
+
+
 @dataclass(frozen=True)
 class Header:
     """What a packed file says of itself."""
@@ -63,6 +68,8 @@ class Header:
         if data[_HEADER.size :] != _CHECK.pack(zlib.crc32(data[: _HEADER.size])):
             raise PackedError("damaged: the header's checksum is wrong")
         _, version, blocks, size, sha256 = _HEADER.unpack(data[: _HEADER.size])
+        if blocks > most_blocks(size):
+            raise PackedError("damaged: more blocks than a file of this size can have")
         return cls(version, blocks, size, sha256)
 
 

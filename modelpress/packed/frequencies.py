@@ -52,18 +52,19 @@ def quantize(counts: NDArray[np.int64]) -> Weights:
 def write_weights(weights: Weights) -> bytes:
     """Each weight as a varint; after a 0, how many more zeros follow it."""
     out = bytearray()
-    values: list[int] = weights.tolist()
-    at = 0
-    while at < len(values):
-        out += varint(values[at])
-        if values[at] == 0:
-            end = at + 1
-            while end < len(values) and values[end] == 0:
-                end += 1
-            out += varint(end - at - 1)
-            at = end - 1
-        at += 1
-    return bytes(out)
+    zeros = 0
+    for value in weights.tolist():
+        if not value:
+            zeros += 1
+            continue
+        if zeros:
+            out += b"\0" + varint(zeros - 1)
+            zeros = 0
+        if value < 0x80:
+            out.append(value)
+        else:
+            out += varint(value)
+    return bytes(out + b"\0" + varint(zeros - 1) if zeros else out)
 
 
 def read_weights(cursor: Cursor, size: int) -> Weights:

@@ -14,7 +14,8 @@ Value = TypeVar("Value", np.int32, np.uint8)
 
 GROUPS = 4
 ROUNDS = 3
-FEWEST_SYMBOLS = 4096
+FEWEST_SYMBOLS, FEWEST_EACH = 4096, 64
+"""In all, and for each symbol of the alphabet: with less, the tables weigh more than they save."""
 MOST_CELLS = 1 << 17
 """Of the table rows × symbols that grouping counts in: more takes longer than a block may."""
 
@@ -63,7 +64,9 @@ def group(symbols: NDArray[np.int64], placed: Placed, size: int) -> Grouping | N
     Rows are sorted by their entropy, cut into groups, and moved to the group whose table codes them best, some times.
     """
     count = placed.rows.count
-    if count < 2 * GROUPS or count * size > MOST_CELLS or len(symbols) < FEWEST_SYMBOLS:
+    if count < 2 * GROUPS or count * size > MOST_CELLS:
+        return None
+    if len(symbols) < max(FEWEST_SYMBOLS, FEWEST_EACH * size):
         return None
     cells = np.bincount(placed.of_symbol * np.int64(size) + symbols, minlength=count * size)
     counts = cells.reshape(count, size).astype(np.float64)

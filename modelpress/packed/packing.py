@@ -12,10 +12,12 @@ from pathlib import Path
 from modelpress.packed.container import BLOCK, HEADER_SIZE, VERSION, Coding, Head, Header, Output, Target, write_block
 from modelpress.packed.errors import PackedError
 from modelpress.packed.placing import placed
-from modelpress.packed.squeezing import QUICK, SLOW, THOROUGH, squeeze
+from modelpress.packed.squeezing import QUICK, THOROUGH, squeeze
 from modelpress.packed.stretches import Stretch, find_stretches
 from modelpress.packed.values import write_values
 
+REPETITIVE = 0.9
+"""Where zstd at its quickest makes so much less of a block than all else, a thorough search pays."""
 COPIED = 4 << 10
 """Bytes of a block that is worth looking for among the earlier ones."""
 
@@ -94,7 +96,7 @@ class Packing:
     def _write_aside(self, data: bytes) -> int:
         """Returns how many bytes go out before it: all that were held."""
         before, self._held = self._held, len(data)
-        squeezed = squeeze(data, SLOW if len(data) < BLOCK else THOROUGH)
+        squeezed = squeeze(data, THOROUGH)
         self._write(Head(Coding.ZSTD, Target.ASIDE, before, len(data)), squeezed, data)
         return before
 
@@ -106,8 +108,10 @@ class Packing:
             return
         coding, payload = Coding.VALUES, write_values(data, stretch.kind, stretch.rows(len(data)))
         squeezed = squeeze(data, QUICK)
+        if len(squeezed) < REPETITIVE * len(payload):
+            squeezed = min(squeezed, squeeze(data, THOROUGH), key=len)
         if len(squeezed) < len(payload):
-            coding, payload = Coding.ZSTD, min(squeezed, squeeze(data, THOROUGH), key=len)
+            coding, payload = Coding.ZSTD, squeezed
         self._write(Head(coding, Target.OUTPUT, before, len(data)), payload, data)
 
     def _earlier(self, data: bytes, at: int) -> int | None:

@@ -6,7 +6,7 @@ import zstandard
 
 from modelpress.packed.errors import PackedError
 
-QUICK, THOROUGH, SLOW = 1, 9, 19
+QUICK, THOROUGH = 1, 9
 
 
 def squeeze(plain: bytes, level: int) -> bytes:

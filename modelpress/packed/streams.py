@@ -116,6 +116,8 @@ def _read_ans(cursor: Cursor, count: int, width: int, kept: NDArray[np.bool_] | 
     if of_symbol is not None and kept is not None:
         of_symbol = of_symbol[kept]
     alphabet = Alphabet.read(cursor, 256**width - 1)
+    if groups * alphabet.size > 4 * max(256, count):
+        raise PackedError("damaged: more table than symbols")  # a few bytes would keep a decoder busy for long
     models = [model(read_weights(cursor, alphabet.size)) for _ in range(groups)]
     words = np.frombuffer(cursor.take(4 * cursor.varint()), dtype="<u4").astype(np.uint32, copy=False)
     if not groups or (len(words) and words[-1] == 0):

@@ -48,8 +48,10 @@ def _write(values: Values, kind: Kind, placed: tuple[Placed, ...], *, masked: bo
         return _write_mask(values, common, kind, placed)
     if kind.width > 1 and len(found) <= MOST_VALUES and 2 * len(found) < len(sample):
         coded = _write_codebook(values, found, placed)
-        if coded is not None and 2 * len(coded) < values.nbytes:
-            return coded
+        if coded is not None:
+            # trained floats shrink to four fifths by planes; only integers may do better so than by a codebook
+            floats = kind.transform == Transform.ROTATE and 2 * len(coded) < values.nbytes
+            return coded if floats else min(coded, _write_planes(values, kind, placed), key=len)
     return _write_planes(values, kind, placed)
 
 
