@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx, nn
 
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.base import Quantization, register, source_of
+from workers.engine.ops.base import Op, Quantization, register, source_of
 from workers.engine.ops.layout_rules import sliced
 from workers.engine.ops.plain import Plain, as_literal, plain
 from workers.engine.ops.reductions import as_ints
@@ -74,10 +74,8 @@ def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
 
 
 def _places(begin: int, stop: int, stride: int, length: int) -> range:
-    """Unlike Python's, a backward slice that starts before the first element starts at it."""
+    """Of a backward slice: unlike Python's, one that starts before the first element starts at it."""
     begin, stop = (bound + length if bound < 0 else bound for bound in (begin, stop))
-    if stride > 0:
-        return range(min(max(begin, 0), length), min(max(stop, 0), length), stride)
     return range(min(max(begin, 0), length - 1), min(max(stop, -1), length - 1), stride)
 
 
@@ -86,11 +84,10 @@ def slice_(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps:
     dims = list(range(len(begins))) if axes is None else as_ints(axes)
     strides = [1] * len(begins) if steps is None else as_ints(steps)
     for begin, stop, dim, stride in zip(begins, stops, dims, strides, strict=True):
-        length = x.shape[dim]
-        places = _places(begin, stop, stride, length)
-        if stride > 0:
-            x = x[(slice(None),) * (dim % x.dim()) + (slice(places.start, places.stop, stride),)]
+        if stride > 0:  # as Python's, and followed by a trace with sizes that it keeps symbolic
+            x = x[(slice(None),) * (dim % x.dim()) + (slice(begin, stop, stride),)]
         else:
+            places = _places(begin, stop, stride, x.shape[dim])
             x = x.index_select(dim, torch.tensor(list(places), dtype=torch.int64, device=x.device))
     return x
 
@@ -211,6 +208,17 @@ plain("ScatterND", scatter_nd, attribute_since={"reduction": 16})
 plain("OneHot", one_hot, folds=0)
 plain("NonZero", non_zero)
 plain("Compress", compress)
+
+
+@register
+class Scatter(Op):
+    """The older name of ScatterElements; it is written as that."""
+
+    name = "Scatter"
+
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:
+        inputs = (node.input(position) for position in range(3))
+        return graph.call(scatter_elements, *inputs, axis=node.attribute("axis", 0), reduction="none")
 
 
 LAST = (1 << 63) - 1

@@ -13,8 +13,8 @@ from torch import Tensor
 from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.axis_rules import windowed
 from workers.engine.ops.base import Quantization, register
-from workers.engine.ops.convolution import CONVOLUTIONS, same_pads, torch_pads
 from workers.engine.ops.constants import check_size
+from workers.engine.ops.convolution import CONVOLUTIONS, same_pads, torch_pads
 from workers.engine.ops.plain import Plain, plain
 from workers.engine.ops.reductions import as_ints
 
@@ -88,7 +88,7 @@ def max_pool_with_places(
     auto_pad: str = "NOTSET",
     storage_order: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The maxima, and where in the flat tensor they stood; with `storage_order` 1 its last two dimensions are swapped."""
+    """The maxima, and where in the flat tensor they stood: its last two dimensions swapped with `storage_order` 1."""
     rank, sizes = len(kernel_shape), x.shape[2:]
     stride, around, dilation = _window(x, kernel_shape, strides, pads, dilations, auto_pad)
     extra = _overhang(x, kernel_shape, stride, around, dilation) if ceil_mode else [0] * rank

@@ -17,13 +17,20 @@ ADVICE = "the model is quantized already; send the float model it was made from"
 NOTE = "The file stores weights as integers; they were read as floats."
 
 
-def dequantize(values: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int) -> Tensor:
-    if scale.numel() > 1:
-        shape = [-1 if dim == axis % values.dim() else 1 for dim in range(values.dim())]
-        scale = scale.reshape(shape)
-        zero_point = None if zero_point is None else zero_point.reshape(shape)
-    integers = values.to(torch.int32) - (0 if zero_point is None else zero_point.to(torch.int32))
-    return integers.to(scale.dtype) * scale
+def dequantize(values: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int, block: int = 0) -> Tensor:
+    """One scale for all, one for each place along the axis, or one for each `block` of places there."""
+    wide = values.to(scale.dtype if values.is_floating_point() else torch.int32)
+    if zero_point is not None:
+        wide = wide - _along(zero_point, values, axis, block).to(wide.dtype)
+    return wide.to(scale.dtype) * _along(scale, values, axis, block)
+
+
+def _along(numbers: Tensor, values: Tensor, axis: int, block: int) -> Tensor:
+    if block:
+        return numbers.repeat_interleave(block, axis).narrow(axis, 0, values.shape[axis])
+    if numbers.numel() == 1:
+        return numbers.reshape(())
+    return numbers.reshape([-1 if dim == axis % values.dim() else 1 for dim in range(values.dim())])
 
 
 @register
@@ -34,11 +41,10 @@ class DequantizeLinear(Op):
         values, scale, zero_point = node.input(0), node.input(1), node.optional(2)
         if isinstance(values, fx.Node) or isinstance(scale, fx.Node) or isinstance(zero_point, fx.Node):
             raise node.refuse(ADVICE)
-        if node.attribute("block_size", 0) or (scale.numel() > 1 and scale.dim() != 1):
-            raise node.refuse("weights quantized in blocks are not supported; send the float model")
         if NOTE not in graph.notes:
             graph.notes.append(NOTE)
-        return graph.name(dequantize(values, scale, zero_point, node.attribute("axis", 1)), node.input_names[0])
+        floats = dequantize(values, scale, zero_point, node.attribute("axis", 1), node.attribute("block_size", 0))
+        return graph.name(floats, node.input_names[0])
 
 
 class Refused(Op):

@@ -23,7 +23,7 @@ Number = Tensor | float
 def dft(
     x: Tensor, length: Tensor | int | None = None, axis: Tensor | int = -2, *, inverse: int = 0, onesided: int = 0
 ) -> Tensor:
-    """Real signals (…, 1) or complex ones (…, 2) to complex spectra, and back; one-sided ones are those of real signals."""
+    """Real signals (…, 1) or complex ones (…, 2) to spectra, and back; those of real signals can be one-sided."""
     dim = int(axis) % x.dim()
     signal = _complex(x)
     if inverse and onesided:
@@ -46,10 +46,8 @@ def stft(
     onesided: int = 1,
 ) -> Tensor:
     """Spectra of frames that begin every `step`: (batch, length, 1 or 2) to (batch, frames, bins, 2)."""
-    if window is not None:
-        count = window.shape[0]
-    else:
-        count = signal.shape[1] if length is None else int(length)
+    given = signal.shape[1] if length is None else int(length)
+    count = given if window is None else window.shape[0]
     frames = signal.unfold(1, count, int(step)).movedim(-1, 2)
     weighted = frames if window is None else frames * window.unsqueeze(1)
     return dft(weighted, None, 2, onesided=onesided)
@@ -85,7 +83,7 @@ def _window(size: Number, periodic: int, kind: int, terms: tuple[float, ...]) ->
 def mel_weights(
     bins: Number, length: Number, rate: Number, low: Number, high: Number, *, output_datatype: int = 1
 ) -> Tensor:
-    """Triangles on the mel scale, (length // 2 + 1, bins): each rises from one edge to the next and falls to the third."""
+    """Triangles on the mel scale, (length // 2 + 1, bins): from one edge to the next and down to the third."""
     count, size = int(bins), int(length)
     check_size([size // 2 + 1, count + 2])
     low_mel, high_mel = (2595 * math.log10(1 + float(hertz) / 700) for hertz in (low, high))

@@ -82,7 +82,7 @@ def deform_conv(
     pads: Ints | None = None,
     strides: Ints | None = None,
 ) -> Tensor:
-    """A convolution of images that reads each tap at a computed offset (Dai et al., arXiv:1703.06211; arXiv:1811.11168).
+    """A convolution of images that reads each tap at a computed offset (arXiv:1703.06211, arXiv:1811.11168).
 
     `offset` (N, offset groups × taps × 2, *out), `mask` (N, offset groups × taps, *out): what the taps are scaled by.
     """
