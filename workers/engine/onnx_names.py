@@ -24,6 +24,14 @@ def every_graph(graph: GraphProto) -> Iterator[GraphProto]:
             yield from every_graph(inner)
 
 
+def every_node(node: NodeProto) -> Iterator[NodeProto]:
+    """The node and all that lie in its subgraphs, at any depth."""
+    yield node
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            yield from every_node(inner)
+
+
 def outer_names(node: NodeProto) -> Iterator[str]:
     """What a node takes: its inputs, then what its subgraphs use without making it. Names may come twice."""
     yield from filter(None, node.input)

@@ -173,6 +173,11 @@ class _Training:
             batch, share = batch_of(self.data, part, self.context.device), len(part) / len(indices)
             with parametrize.cached():
                 loss = self.objective.loss(self._forward(batch), batch) * share
+            if not loss.requires_grad:
+                raise StepError(
+                    "nothing in the model can be trained by this: between all its weights and what it answers there are "
+                    "parts through which no gradient passes (the model's notes name them)"
+                )
             loss.backward()
             total += float(loss.detach())
         norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)

@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from workers.engine.dtypes import ONNX_OF_TORCH, TORCH_OF_ONNX
 from workers.engine.errors import InvalidModelError
 from workers.engine.onnx_names import Relabelling
+from workers.engine.onnx_upgrade import upgraded
 from workers.engine.ops.base import Op, leaf_of, register
 from workers.engine.runtime import reason
 
@@ -101,6 +102,10 @@ class Opaque(nn.Module):
         )
         return results if len(results) > 1 else results[0]
 
+    def nodes_in(self, opset: int) -> list[NodeProto]:
+        """The nodes as a newer opset has them. Raises UnsupportedModelError where that cannot be said there."""
+        return upgraded(self._model(), self.part.nodes, opset)
+
     def session(self) -> ort.InferenceSession:
         """The part, loaded once. Raises InvalidModelError with ONNX Runtime's reason."""
         if self._loaded is None:
@@ -112,30 +117,34 @@ class Opaque(nn.Module):
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             try:
                 self._loaded = ort.InferenceSession(
-                    self._model().SerializeToString(), options, providers=["CPUExecutionProvider"]
+                    self._runnable().SerializeToString(), options, providers=["CPUExecutionProvider"]
                 )
             except Exception as error:  # as above
                 raise InvalidModelError(f"ONNX Runtime cannot load {self}: {reason(error)}") from error
         return self._loaded
 
     def _model(self) -> ModelProto:
-        """bfloat16, which numpy does not have, goes in and out as float32, which holds it exactly."""
-        kinds = {name: self.part.inputs[name] for name in self.arguments}
-        halves = [name for name, kind in kinds.items() if kind == TensorProto.BFLOAT16]
-        narrow = [name for name, kind in self.part.outputs.items() if kind == TensorProto.BFLOAT16]
-        outside = {name: f"{name} as float32" for name in (*halves, *narrow)}
-        graph = GraphProto(name="part", initializer=self.part.tensors)
+        graph = GraphProto(name="part", node=self.part.nodes, initializer=self.part.tensors)
         graph.initializer.extend(_proto(name, tensor) for name, tensor in self.constants.items())
-        for name, kind in kinds.items():
-            wide = TensorProto.FLOAT if name in outside else kind
-            graph.input.append(helper.make_tensor_value_info(outside.get(name, name), wide, None))
-        to_half, to_float = TensorProto.BFLOAT16, TensorProto.FLOAT
-        graph.node.extend(helper.make_node("Cast", [outside[name]], [name], to=to_half) for name in halves)
-        graph.node.extend(self.part.nodes)
-        graph.node.extend(helper.make_node("Cast", [name], [outside[name]], to=to_float) for name in narrow)
-        graph.output.extend(ValueInfoProto(name=outside.get(name, name)) for name in self.part.outputs)
+        for name in self.arguments:
+            graph.input.append(helper.make_tensor_value_info(name, self.part.inputs[name], None))
+        graph.output.extend(ValueInfoProto(name=name) for name in self.part.outputs)
         opsets = [helper.make_opsetid(domain, version) for domain, version in self.part.opsets.items()]
         return ModelProto(ir_version=NEWEST_IR, graph=graph, opset_import=opsets)
+
+    def _runnable(self) -> ModelProto:
+        """bfloat16, which numpy does not have, goes in and out as float32, which holds it exactly."""
+        model = self._model()
+        for info in model.graph.input:
+            if self.part.inputs[info.name] == TensorProto.BFLOAT16:
+                name, outside = info.name, f"{info.name} as float32"
+                model.graph.node.insert(0, helper.make_node("Cast", [outside], [name], to=TensorProto.BFLOAT16))
+                info.CopyFrom(helper.make_tensor_value_info(outside, TensorProto.FLOAT, None))
+        for info in model.graph.output:
+            if self.part.outputs[info.name] == TensorProto.BFLOAT16:
+                name, info.name = info.name, f"{info.name} as float32"
+                model.graph.node.append(helper.make_node("Cast", [name], [info.name], to=TensorProto.FLOAT))
+        return model
 
 
 def _array(value: Tensor) -> Any:
@@ -175,11 +184,12 @@ class OpaqueOp(Op):
 
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         leaf = leaf_of(node, Opaque)
+        nodes = leaf.nodes_in(onnx.opset)
         names = dict(zip(leaf.arguments, map(onnx.value, node.args), strict=True))
         names |= {name: onnx.initializer(name, tensor) for name, tensor in leaf.constants.items()}
         names |= {tensor.name: onnx.keep(tensor) for tensor in leaf.part.tensors}
         names |= dict(zip(leaf.part.outputs, onnx.outputs(node, len(leaf.part.outputs)), strict=True))
-        for part in leaf.part.nodes:
+        for part in nodes:
             names |= {name: onnx.free(name) for name in part.output if name and name not in names}
         relabelling = Relabelling(onnx.free)
-        onnx.splice([relabelling.node(part, names) for part in leaf.part.nodes], leaf.part.opsets)
+        onnx.splice([relabelling.node(part, names) for part in nodes], leaf.part.opsets)

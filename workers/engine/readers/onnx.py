@@ -17,8 +17,8 @@ from torch import Tensor
 from workers.engine.builder import GraphBuilder, Value
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.graph import Graph
-from workers.engine.onnx_names import Relabelling, free_name
-from workers.engine.ops.base import OPS
+from workers.engine.onnx_names import Relabelling, free_name, subgraphs
+from workers.engine.ops.base import OLDEST_OPSET, OPS
 from workers.engine.ops.softmax import coerced_softmax, settle_softmax
 from workers.engine.readers.onnx_external import ExternalFiles
 from workers.engine.readers.onnx_file import header_of, open_model, opsets_of
@@ -33,10 +33,12 @@ from workers.engine.shapes import propagate
 NUMBERED = re.compile(r"val_\d+(_\d+)?")
 OWN_DOMAIN = "modelpress"
 """Ops that only the engine makes; a file has none of them."""
-TOGETHER = "between its parts other things than tensors of numbers are passed"
-WHOLE = "some part of it runs only with all the rest"
+UNKNOWN = "not in the op table"
+CONTROL_FLOW = "what runs is decided while the model runs"
+TOGETHER = "other things than tensors of numbers pass between them"
+WHOLE = "some of it runs only with all the rest"
 MOST_TOLD = 8
-"""Kinds of ops out of reach that are told one by one."""
+"""Kinds of ops, and reasons, that are told one by one."""
 
 
 def read_onnx(source: bytes | Path) -> Graph:
@@ -142,7 +144,7 @@ class _Reading:
     def _lift(self, proto: NodeProto) -> tuple[Value, ...]:
         op = OPS.get((proto.domain, proto.op_type))
         if op is None or proto.domain == OWN_DOMAIN:
-            raise UnsupportedModelError("not one of the operators that are known here")
+            raise UnsupportedModelError(CONTROL_FLOW if any(subgraphs(proto)) else UNKNOWN)
         inputs = tuple(self._values[name] if name else None for name in proto.input)
         if op.modules:
             inputs = tuple(self._graph.known(value) for value in inputs)
@@ -226,6 +228,7 @@ class _Reading:
         for leaf in self._parts.leaves:
             try:
                 leaf.session()
+                leaf.nodes_in(max(OLDEST_OPSET, self._opsets[""]))
             except InvalidModelError as refusal:
                 if self._whole:
                     raise UnsupportedModelError(str(refusal)) from refusal
@@ -239,10 +242,12 @@ class _Reading:
             notes.append(f"{self._specialised} × If has a condition that never changes: the branch that runs is kept")
         if not self._out_of_reach:
             return
-        told = [f"{count} × {op} ({why})" for op, (count, why) in self._out_of_reach.items()]
-        more = f" and {len(told) - MOST_TOLD} other kinds" if len(told) > MOST_TOLD else ""
+        by_reason: dict[str, list[str]] = {why: [] for _, why in self._out_of_reach.values()}
+        for op, (count, why) in self._out_of_reach.items():
+            by_reason[why].append(f"{count} × {op}")
+        told = [f"{_list(ops)} ({why})" for why, ops in by_reason.items()]
         notes.append(
-            f"out of reach, and kept as they are: {', '.join(told[:MOST_TOLD])}{more}. Their weights can "
+            f"out of reach, and kept as they are: {_list(told)}. Their weights can "
             "be stored smaller, but nothing is trained through them or cut out of them, and their work is not counted"
         )
 
@@ -296,3 +301,8 @@ def _settle_old_softmax(graph: Graph) -> None:
     for node in old:
         settle_softmax(node)
     graph.module.recompile()
+
+
+def _list(parts: list[str]) -> str:
+    more = [f"{len(parts) - MOST_TOLD} others"] if len(parts) > MOST_TOLD else []
+    return ", ".join([*parts[:MOST_TOLD], *more])

@@ -16,7 +16,9 @@ from workers.engine.ops.opaque import Opaque, Part, Stored
 from workers.engine.readers.onnx_tensors import read_tensor
 
 SMALLEST = 16
-"""A matrix of fewer values is no weight that a step would treat."""
+NARROWEST = 3
+"""What has fewer values, or not two dimensions so long, is no weight that a step would treat: biases of both directions
+of a recurrent layer are (2, 8 × hidden)."""
 CHANNELS = {
     ("MatMul", 1): -1,
     ("Gemm", 1): -1,
@@ -109,7 +111,8 @@ class Parts:
 
 def is_weight(tensor: Tensor) -> bool:
     """Whether a constant is one that steps may change."""
-    return tensor.dim() >= 2 and tensor.numel() >= SMALLEST and is_trainable(tensor)
+    broad = sum(size >= NARROWEST for size in tensor.shape) >= 2
+    return broad and tensor.numel() >= SMALLEST and is_trainable(tensor)
 
 
 def _channel_axis(name: str, nodes: Iterable[NodeProto]) -> int:
