@@ -250,4 +250,5 @@ def _flat(dims: Sequence[Any]) -> list[Dim]:
 
 
 def _recounted(given: tuple[int, ...], dims: Sequence[Dim], count: Count) -> tuple[int, ...]:
-    return tuple(size if size < 1 else count(dim) for size, dim in zip(given, dims, strict=True))
+    """Entries that are no sizes stay: 0 and -1 of a reshape, 1 of an expansion."""
+    return tuple(count(dim) if size == dim.size else size for size, dim in zip(given, dims, strict=True))
