@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from workers.engine.dtypes import TORCH_OF_ONNX
+from workers.engine.dtypes import ONNX_OF_TORCH, TORCH_OF_ONNX
 from workers.engine.errors import InvalidModelError
 from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.base import MOST, Op, register
+from workers.engine.ops.casting import cast
 from workers.engine.ops.plain import as_literal, plain
 from workers.engine.ops.reductions import as_ints
 from workers.engine.ops.shapes import shape as shape_of
@@ -118,15 +119,16 @@ def read_aten_filled(node: AtenNode, graph: GraphBuilder) -> Value:
     return graph.call(constant_of_shape, sizes, graph.constant(value, "fill"))
 
 
-@reads_aten("arange.default", "arange.start")
+@reads_aten("arange.default", "arange.start", "arange.start_step")
 def read_aten_arange(node: AtenNode, graph: GraphBuilder) -> Value:
-    dtype = node.get("dtype") or torch.int64
-    bounds = [node.plain(bound) for bound in (node.get("start", 0), node.get("end"))]
-    if all(isinstance(bound, int) for bound in bounds):
+    dtype = node.output_dtypes[0] or torch.int64
+    bounds = [node.plain(bound) for bound in (node.get("start", 0), node.get("end"), node.get("step", 1))]
+    if all(isinstance(bound, (int, float)) for bound in bounds):
         return graph.keep(torch.arange(*bounds, dtype=dtype))
-    start, end = (
+    if any(isinstance(bound, float) for bound in bounds):
+        raise node.unsupported("it counts in fractions up to a dynamic bound")
+    start, end, step = (
         bound if isinstance(bound, fx.Node) else graph.keep(torch.tensor(bound, dtype=torch.int64)) for bound in bounds
     )
-    if dtype != torch.int64:
-        raise node.unsupported(f"its dtype is {dtype}")
-    return graph.call(number_range, start, end, graph.keep(torch.tensor(1)))
+    counted = graph.call(number_range, start, end, step)
+    return counted if dtype is torch.int64 else graph.call(cast, counted, to=ONNX_OF_TORCH[dtype], saturate=1)

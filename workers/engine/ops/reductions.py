@@ -24,7 +24,9 @@ Axes = Sequence[int] | Tensor | None
 
 
 def as_ints(values: Sequence[int] | Tensor) -> list[int]:
-    return [int(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
+    """Plain numbers; sizes that a trace keeps symbolic stay so."""
+    numbers = values.tolist() if isinstance(values, Tensor) else values
+    return [value if isinstance(value, torch.SymInt) else int(value) for value in numbers]
 
 
 def _reduced(

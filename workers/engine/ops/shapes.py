@@ -259,6 +259,8 @@ def read_aten_split(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:
 
 @reads_aten("expand.default")
 def read_aten_expand(node: AtenNode, graph: GraphBuilder) -> Value:
+    if node.sizes["self"] == node.output_sizes[0]:
+        return node.value("self")
     wanted = [1 if length == -1 else length for length in node.get("size")]
     return graph.call(expand, node.value("self"), node.vector(wanted, graph))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ class AtenNode:
     """Of the same."""
     item_dtypes: Mapping[str, tuple[torch.dtype | None, ...]]
     """For arguments that are lists of tensors: of those that are not None."""
+    known: Callable[[Any], Any]
+    """The tensor that a value computes from stored ones alone; other values as they are."""
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -60,7 +62,7 @@ class AtenNode:
 
     def weight(self, argument: str) -> Tensor:
         """A weight. Raises UnsupportedModelError where the argument is computed."""
-        value = self.get(argument)
+        value = self.known(self.get(argument))
         if not isinstance(value, Tensor):
             raise self.unsupported(f"its {argument} is computed by the graph, not stored")
         return value

@@ -243,6 +243,7 @@ class _Program:
             sizes=sizes,
             dtypes=dtypes,
             item_dtypes=items,
+            known=self.builder.known,
             output_sizes=tuple(self._sizes(output) for output in outputs if output in self.graph["tensor_values"]),
             output_dtypes=tuple(
                 DTYPES.get(self.graph["tensor_values"][output]["dtype"])

@@ -19,7 +19,9 @@ EXPRESSION_NAMES = frozenset({
     "PowByNatural", "IntTrueDiv", "FloatTrueDiv", "TruncToInt", "RoundToInt", "ToFloat", "Identity", "Max", "Min",
     "floor", "ceiling", "int_oo",
 })  # fmt: skip
-GUARD_NAMES = frozenset({"L", "math", "FloorDiv", "Mod", "PythonMod", "Max", "Min", "True", "False", "None"})
+GUARD_NAMES = frozenset({
+    "L", "math", "FloorDiv", "Mod", "PythonMod", "Max", "Min", "max", "min", "True", "False", "None",
+})  # fmt: skip
 GUARD_ATTRIBUTES = frozenset({"size", "stride", "shape", "dim", "ndim", "storage_offset", "dtype", "floor", "ceil"})
 HARMLESS = (
     ast.Expression, ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Subscript, ast.Tuple, ast.Call, ast.keyword,
