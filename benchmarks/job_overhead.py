@@ -44,7 +44,7 @@ def upload(engine: Engine) -> tuple[UUID, UUID]:
         model = Model(id=uuid7(), tenant_id=tenant_id, name="zeros", filename="zeros.onnx", status="ready", spec={})
         session.add(model)
         session.flush()
-        session.add(ModelFile(model_id=model.id, format="onnx", blob_id=writer.publish(session)))
+        session.add(ModelFile(model_id=model.id, format="onnx", suffix=".onnx", blob_id=writer.publish(session)))
         session.commit()
         return tenant_id, model.id
 
