@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
-from torch import Tensor
+from torch import Tensor, fx
 
 from workers.engine.ops.aten import reads_aten
 from workers.engine.ops.axis_rules import windowed
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.aten import AtenNode
     from workers.engine.readers.onnx_node import OnnxNode
+    from workers.engine.structure.axes import Axes
 
 MAX_POOLS: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVERAGE_POOLS: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -204,7 +205,6 @@ WINDOW = Quantization(inputs=(0,))
 class MaxPool(Plain):
     name = "MaxPool"
     functions = (max_pool, max_pool_with_places)
-    axes = windowed
     quantization = Quantization(passes=True)
     ignored = frozenset({"storage_order"})
 
@@ -213,6 +213,12 @@ class MaxPool(Plain):
             return super().read(node, graph)
         attributes = self.read_attributes(node, max_pool_with_places)
         return graph.call_each(2, max_pool_with_places, node.input(0), **attributes)
+
+    def axes(self, node: fx.Node, axes: Axes) -> None:
+        if node.target is max_pool:
+            windowed(self, node, axes)
+        else:
+            super().axes(node, axes)  # places count through all channels
 
 
 plain("MaxUnpool", max_unpool, literals=frozenset({2}))
