@@ -175,8 +175,8 @@ class _Training:
                 loss = self.objective.loss(self._forward(batch), batch) * share
             if not loss.requires_grad:
                 raise StepError(
-                    "nothing in the model can be trained by this: between all its weights and what it answers there are "
-                    "parts through which no gradient passes (the model's notes name them)"
+                    "nothing in the model can be trained by this: between its weights and its answers there are parts "
+                    "through which no gradient passes (the model's notes name them)"
                 )
             loss.backward()
             total += float(loss.detach())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import re
@@ -12,6 +13,7 @@ from typing import BinaryIO
 
 from onnx import TensorProto
 
+from workers.engine.dtypes import TORCH_OF_ONNX
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.readers.onnx_node import shown
 from workers.engine.readers.onnx_scan import OWN, without_weights
@@ -66,7 +68,8 @@ class ExternalFiles:
         """The tensor with its bytes inside; the very same where they are inside already."""
         if proto.data_location != TensorProto.EXTERNAL:
             return proto
-        content = self.window(proto, proto.name, None)
+        dtype = TORCH_OF_ONNX.get(proto.data_type)
+        content = self.window(proto, proto.name, None if dtype is None else math.prod(proto.dims) * dtype.itemsize)
         return TensorProto(name=proto.name, data_type=proto.data_type, dims=proto.dims, raw_data=bytes(content))
 
     def _open(self, location: str, name: str) -> memoryview:
