@@ -37,7 +37,8 @@ def load(folder: str | Path) -> PreTrainedModel:
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     cls = getattr(transformers, config.architectures[0])
     if not hasattr(config, ENTRY):
-        return cls.from_pretrained(folder, local_files_only=True)
+        model: PreTrainedModel = cls.from_pretrained(folder, local_files_only=True)
+        return model
     return build(cls, config, weights_in(folder))
 
 
@@ -66,7 +67,8 @@ def build(cls: type[PreTrainedModel], config: PretrainedConfig, weights: Mapping
         raise ValueError(
             f"the weights are not those of {cls.__name__}: missing {missing[:5]}, left over {found.unexpected_keys[:5]}"
         )
-    return model.eval()
+    model.train(mode=False)
+    return model
 
 
 class Absent(nn.Module):
@@ -89,7 +91,7 @@ def resize(model: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
                 setattr(module, name, nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty)
                 changed = True
         if changed and isinstance(getattr(module, "weight", None), Tensor):
-            _tell_layer(module, tuple(module.weight.shape))  # type: ignore[arg-type,union-attr]
+            _tell_layer(module, tuple(module.weight.shape))
 
 
 def _tell_layer(module: nn.Module, shape: tuple[int, ...]) -> None:
@@ -114,7 +116,7 @@ def _tell_layer(module: nn.Module, shape: tuple[int, ...]) -> None:
         setattr(module, name, number)
 
 
-def _tell_attention(module: nn.Module, path: str, shapes: Mapping[str, torch.Size]) -> None:
+def _tell_attention(module: Any, path: str, shapes: Mapping[str, torch.Size]) -> None:
     """What attention layers know of their heads beside the weights; the width of a head stays."""
 
     def rows(child: str, axis: int = 0) -> int | None:

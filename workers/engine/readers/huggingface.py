@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import safe_open
@@ -96,17 +96,17 @@ def class_of(config: PretrainedConfig) -> type[PreTrainedModel]:
             f"{CONFIG} must name one class in architectures, such as BertForSequenceClassification; save the model "
             "with model.save_pretrained(folder)"
         )
-    found = getattr(package, names[0], None) if names[0].isidentifier() else None
+    found: Any = getattr(package, names[0], None) if names[0].isidentifier() else None
     if (
         not isinstance(found, type)
         or not issubclass(found, package.PreTrainedModel)
-        or not isinstance(config, found.config_class or ())
+        or not isinstance(config, getattr(found, "config_class", None) or ())
     ):
         raise UnsupportedModelError(
             f"{names[0][:80]!r} is not a {config.model_type} model of transformers {package.__version__}: export "
             "the model with torch.onnx.export or torch.export.save"
         )
-    return found
+    return cast("type[PreTrainedModel]", found)
 
 
 def load(
@@ -137,7 +137,7 @@ def load(
     if hasattr(config, "modelpress"):
         return _resized(cls, config, folder, weights)
     try:
-        model, loading = cls.from_pretrained(
+        loaded: Any = cls.from_pretrained(
             **source,
             config=config,
             dtype=torch.float32,
@@ -150,12 +150,13 @@ def load(
         )
     except Exception as error:  # transformers raises of many kinds, and the weights are the user's
         raise InvalidModelError(f"transformers cannot load the weights: {first_line(error)}") from error
+    model, loading = loaded
     _check_loading(cls, loading, strict=weights is not None, notes=notes)
     if loading["missing_keys"]:
         model.pooler = None
         notes.append("there are no weights for the pooler, so it was left out")
     model.config.use_cache = False
-    return model.eval()
+    return cast("PreTrainedModel", model.eval())
 
 
 def _check_loading(cls: type, loading: Mapping[str, Any], *, strict: bool, notes: list[str]) -> None:

@@ -68,8 +68,8 @@ def _zipped(path: Path) -> Kind:
 def _first_number(head: bytes) -> int | None:
     try:
         for opcode, argument, _ in pickletools.genops(head):
-            if opcode.name == "LONG1":
-                return int(argument)
+            if opcode.name == "LONG1" and isinstance(argument, int):
+                return argument
     except (ValueError, EOFError):
         pass
     return None

@@ -180,8 +180,9 @@ class _Program:
             if self.words.dims:
                 for axis, word in self.words.dims[position].items():
                     size = self.graph["tensor_values"][name]["sizes"][axis]
-                    if "as_expr" in size:
-                        self.symbols.setdefault(_plain_symbol(size), word)
+                    symbol = _plain_symbol(size) if "as_expr" in size else None
+                    if symbol is not None:
+                        self.symbols.setdefault(symbol, word)
             self.values[name] = self.builder.input(self._tensor_spec(users_name, name))
             return
         stored = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}

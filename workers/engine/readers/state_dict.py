@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PREFERRED = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
 """Where training loops keep the weights, the likeliest first."""
 DEEPEST = 4
+DAMAGED: tuple[type[Exception], ...] = (SafetensorError, *UNREADABLE)
 MAX_TENSORS = 1_000_000
 
 HOW = (
@@ -52,7 +53,7 @@ def load_weights(path: Path, kind: Kind) -> tuple[dict[str, Tensor], list[str]]:
     if kind == "safetensors":
         try:
             return load_file(path), []
-        except (SafetensorError, *UNREADABLE) as error:
+        except DAMAGED as error:
             raise InvalidModelError(f"the safetensors file is damaged ({error}): upload it again") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -27,6 +27,9 @@ from workers.engine.zip_errors import UNREADABLE
 OPSET = 17
 """The newest that the exporter for TorchScript knows well."""
 MAX_PICKLE = 1 << 20
+DAMAGED_INPUTS: tuple[type[Exception], ...] = (
+    *UNREADABLE, pickle.UnpicklingError, KeyError, IndexError, TypeError, AttributeError,
+)  # fmt: skip
 STORAGES = {
     "float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16,
     "long": torch.int64, "int": torch.int32, "short": torch.int16, "char": torch.int8, "byte": torch.uint8,
@@ -82,7 +85,7 @@ def _traced_inputs(path: Path) -> tuple[Tensor, ...] | None:
                 raise InvalidModelError(f"{name!r} is too large")
             stored = _Shapes(io.BytesIO(archive.read(name))).load()
         inputs = tuple(stored["forward"])
-    except (*UNREADABLE, pickle.UnpicklingError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except DAMAGED_INPUTS as error:
         raise InvalidModelError(f"the traced inputs in the file cannot be read ({_line(error)})") from error
     if not inputs or not all(isinstance(value, Tensor) for value in inputs):
         raise UnsupportedModelError(f"this TorchScript takes more than tensors: {HOW}")
@@ -140,7 +143,7 @@ def _converted(module: torch.jit.ScriptModule, examples: tuple[Tensor, ...], *, 
         torch.onnx.export(
             module,
             examples,
-            written,
+            written,  # type: ignore[arg-type]  # this exporter writes into open files too
             dynamo=False,
             opset_version=OPSET,
             input_names=names,

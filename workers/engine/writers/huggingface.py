@@ -119,7 +119,8 @@ def _described(cls: type[PreTrainedModel], origin: Origin, weights: dict[str, Te
 def _renumbered(values: dict[str, Any], before: list[str], now: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
     """New names where whole blocks are gone, and the numbers of the config that say so."""
     blocks, left = _blocks(before), _blocks(now)
-    names, fewer = {name: name for name in now}, {}
+    names = {name: name for name in now}
+    fewer: dict[str, Any] = {}
     for container, numbers in blocks.items():
         kept = sorted(left.get(container, set()))
         count = next((name for name in LAYERS if values.get(name) == len(numbers)), None)

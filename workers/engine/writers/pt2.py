@@ -83,10 +83,10 @@ def _check_open(graph: Graph, program: torch.export.ExportedProgram) -> None:
     given = [node for node in program.graph.find_nodes(op="placeholder") if node.name in names]
     for spec, node in zip(graph.inputs, given, strict=True):
         for axis, size in enumerate(spec.shape):
-            if not isinstance(size, int) and isinstance(node.meta["val"].shape[axis], int):
+            if not isinstance(size, int) and str(node.meta["val"].shape[axis]).isdigit():
                 raise UnsupportedModelError(
-                    f"torch.export fixes the dimension {size!r} of the input {spec.name!r}, which is open: take the "
-                    "result as onnx"
+                    f"torch.export would fix the dimension {size!r} of the input {spec.name!r}, as it does with the "
+                    "time of recurrent layers: take the result as onnx"
                 )
 
 

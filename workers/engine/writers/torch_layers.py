@@ -10,24 +10,24 @@ from torch import Tensor, nn
 from workers.engine.ops.recurrent_cells import GRU, LSTM, RNN, Recurrent
 
 
-class _Called:
+class Called(nn.RNNBase):
     """Called like the leaf: x (time, batch, in) or batch first, states; gives (time, directions, batch, hidden)."""
 
     backwards: bool
     layout: int
 
     def forward(self, x: Tensor, _: None = None, *states: Tensor | None) -> tuple[Tensor, ...]:
-        layer: Any = self
-        directions = 2 if layer.bidirectional else 1
+        directions = 2 if self.bidirectional else 1
         if self.layout:
             x = x.transpose(0, 1)
             states = tuple(None if state is None else state.transpose(0, 1) for state in states)
-        zeros = x.new_zeros(directions, x.shape[1], layer.hidden_size)
+        zeros = x.new_zeros(directions, x.shape[1], self.hidden_size)
         filled = [zeros if state is None else state for state in states]
-        filled += [zeros] * ((2 if isinstance(layer, nn.LSTM) else 1) - len(filled))
-        given = tuple(filled) if isinstance(layer, nn.LSTM) else filled[0]
-        output, last = super().forward(x.flip(0) if self.backwards else x, given)  # type: ignore[misc]
-        output = output.unflatten(2, (directions, layer.hidden_size)).transpose(1, 2)
+        two = self.mode == "LSTM"
+        filled += [zeros] * ((2 if two else 1) - len(filled))
+        whole: Any = super()  # the layer of torch beside this class
+        output, last = whole.forward(x.flip(0) if self.backwards else x, tuple(filled) if two else filled[0])
+        output = output.unflatten(2, (directions, self.hidden_size)).transpose(1, 2)
         output = output.flip(0) if self.backwards else output
         ends = last if isinstance(last, tuple) else (last,)
         if self.layout:
@@ -35,15 +35,15 @@ class _Called:
         return output, *ends
 
 
-class TorchLSTM(_Called, nn.LSTM):
+class TorchLSTM(Called, nn.LSTM):  # type: ignore[misc]  # called otherwise, on purpose
     pass
 
 
-class TorchGRU(_Called, nn.GRU):
+class TorchGRU(Called, nn.GRU):  # type: ignore[misc]  # as above
     pass
 
 
-class TorchRNN(_Called, nn.RNN):
+class TorchRNN(Called, nn.RNN):  # type: ignore[misc]  # as above
     pass
 
 
