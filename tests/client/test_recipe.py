@@ -48,7 +48,7 @@ def test_a_file(tmp_path: Path) -> None:
     [
         ("", "the recipe is empty"),
         ("[]", "the recipe is empty"),
-        ("shrink", "there is no step 'shrink'; there are: magnitude_pruning"),
+        ("shrink", "there is no step 'shrink'; there are: channel_pruning"),
         ("half_precision:dtype", "write dtype=VALUE"),
         ("half_precision:bits=8", "half_precision: there is no option 'bits'"),
         ("magnitude_pruning:sparsity=2", "magnitude_pruning, sparsity: Input should be less than 1"),

@@ -94,8 +94,7 @@ def _model(graph: Graph) -> nn.Module:
     """A module that runs the graph, with the graph's leaves in it under the users' names."""
     for module in list(graph.module.modules()):
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type]  # a ModuleDict
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            _settle(module)
     root = _root([spec.name for spec in graph.inputs])
     stored = stored_sizes(graph.module)
     places: dict[str, str] = {}
@@ -111,6 +110,19 @@ def _model(graph: Graph) -> nn.Module:
         node.target = places[target]
     root.run = Run(root, graph.module.graph, {str(path): sizes for path, sizes in stored.items()}).run
     return root.eval()
+
+
+def _settle(module: nn.Module) -> None:
+    """The weights as they are used, without their constraints.
+
+    `remove_parametrizations` would take the property from the class, which the graph that this one is a copy of shares.
+    """
+    names = list(module.parametrizations)  # type: ignore[arg-type]  # a ModuleDict
+    values = {name: getattr(module, name).detach().clone() for name in names}
+    del module.parametrizations
+    module.__class__ = module.__class__.__bases__[0]
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
 def _leaf(node: fx.Node, owner: nn.Module) -> nn.Module:
