@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import fx
 
 from workers.engine.ops.base import Op, source_of
+from workers.engine.structure.labels import ONLY
 
 if TYPE_CHECKING:
     from workers.engine.structure.axes import Axes
@@ -53,7 +54,7 @@ def reduced(op: Op, node: fx.Node, axes: Axes) -> None:
     gone = {axis % len(dims) for axis in given}
     for axis in gone:
         axes.keep(dims[axis], f"{op.name} works across it")
-    one = axes.stays(1, "it is one element")
+    one = axes.stays(1, ONLY)
     if node.kwargs.get("keepdims", 1):
         axes.give(node, [one if axis in gone else dim for axis, dim in enumerate(dims)])
     else:

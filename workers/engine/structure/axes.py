@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from workers.engine.constraints import raw_parameter
 from workers.engine.graph import Graph
 from workers.engine.ops.base import op_of
-from workers.engine.structure.labels import Dim, Labels
+from workers.engine.structure.labels import ONLY, Dim, Labels
 from workers.engine.structure.reshaping import block, common_factors, shares
 from workers.engine.structure.sizes import Sizes
 
@@ -76,10 +76,10 @@ class Axes(Labels):
         return _flat(self._dims[node])
 
     def give(self, node: fx.Node, dims: Sequence[Dim]) -> None:
-        self._dims[node] = list(dims)
+        self._dims[node] = self._lasting(dims)
 
     def give_parts(self, node: fx.Node, parts: Sequence[Sequence[Dim]]) -> None:
-        self._dims[node] = [list(part) for part in parts]
+        self._dims[node] = [self._lasting(part) for part in parts]
 
     def freeze(self, node: fx.Node, reason: str) -> None:
         """Everything that goes into a node stays, and what comes out."""
@@ -153,7 +153,7 @@ class Axes(Labels):
                     dims[axis] = dim
                 else:
                     self.same(known, dim)
-        return [self.stays(1, "it is one element") if dim is None else dim for dim in dims]
+        return [self.stays(1, ONLY) if dim is None else dim for dim in dims]
 
     def reshaped(self, before: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
         """What becomes of dimensions in a reshape: as few as fit are taken apart and put together, first to last."""
@@ -177,7 +177,7 @@ class Axes(Labels):
             [part for dim, own in zip(before, shares(common, sizes), strict=True) for part in self.factors(dim, own)]
         )
         return [
-            self.merged([next(parts) for _ in own]) if own else self.stays(1, "it is one element")
+            self.merged([next(parts) for _ in own]) if own else self.stays(1, ONLY)
             for own in shares(common, shape)
         ]
 
@@ -188,6 +188,13 @@ class Axes(Labels):
     def counted_by(self, node: fx.Node, attribute: str, dim: Dim) -> None:
         """An attribute of the leaf is the size of a dimension."""
         self.attributes.append((self._module.get_submodule(str(node.target)), attribute, dim))
+
+    def _lasting(self, dims: Sequence[Dim]) -> list[Dim]:
+        """No dimension may become empty."""
+        for dim in dims:
+            if dim.size == 1 and dim[0] >= 0:
+                self.keep(dim, ONLY)
+        return list(dims)
 
     def _entries(self, node: fx.Node, dims: Sequence[Dim], like: fx.Node | None) -> tuple[Dim | int | None, ...]:
         entries: list[Dim | int | None] = list(dims)

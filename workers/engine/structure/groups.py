@@ -15,7 +15,7 @@ from workers.engine.constraints import raw_parameter
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
 from workers.engine.structure.axes import Axes, Role, Stored
-from workers.engine.structure.labels import HEADS, Dim, Resolved
+from workers.engine.structure.labels import HEADS, ONLY, Dim, Resolved
 from workers.engine.structure.removal import shrink
 
 Kind = Literal["channels", "neurons", "heads", "hidden units"]
@@ -147,7 +147,7 @@ def _group(
     layers = tuple(dict.fromkeys(axes.name(stored.node) for stored in makers if stored.tensor.dim() > 1))
     layers = layers or tuple(dict.fromkeys(axes.name(stored.node) for stored in makers))
     reason = int(resolved.reasons[roots[0]])
-    frozen = resolved.texts[reason] if reason >= 0 else "there is only one unit" if len(roots) == 1 else None
+    frozen = resolved.texts[reason] if reason >= 0 else ONLY if len(roots) == 1 else None
     kind = _kind(makers[0], bool((resolved.preferences[roots] >= HEADS).any()))
     return Group(layers[0], layers, kind, len(roots), slots, frozen), np.array(roots, dtype=np.int64)
 

@@ -20,6 +20,7 @@ HEADS, PLAIN, WIDTH, COPIES = 1, 0, -1, -2
 """What a product is rather divided along: attention heads first, the width of a head and mere copies last."""
 
 OTHER_FACTOR = "the dimension that it is part of is reshaped, and units are removed along the other part of it"
+ONLY = "it is the only element of a dimension"
 HEAD_WIDTH = "attention heads are removed whole, their width stays"
 
 
@@ -113,7 +114,7 @@ class Labels:
         if len(parts) > 1 and (whole >= 0).any():
             self._products.append(_Product(whole, tuple(made)))
         following = iter(made)
-        return [next(following) if size > 1 else self.stays(1, "it is one element") for size in sizes]
+        return [next(following) if size > 1 else self.stays(1, ONLY) for size in sizes]
 
     def _factor(self, whole: Dim, size: int) -> Dim:
         if (whole >= 0).any():
