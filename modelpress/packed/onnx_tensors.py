@@ -13,7 +13,7 @@ from modelpress.packed.kinds import Kind, Transform
 
 SMALLEST = 1024
 """Bytes of a tensor that is worth a block of its own. Shorter messages are not looked into."""
-MOST_FIELDS = 1 << 20
+MOST_FIELDS = 1 << 18
 """Fields that are looked at before the rest of a file is left as it is."""
 
 VARINT, BYTES = 0, 2

@@ -23,7 +23,18 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 STAGES = re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE)
 EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-WORKER_ONLY = ("torch", "onnx", "onnxruntime", "numpy", "ml_dtypes", "psutil", "pyarrow", "safetensors", "zstandard")
+WORKER_ONLY = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "ml_dtypes",
+    "psutil",
+    "pyarrow",
+    "safetensors",
+    "zstandard",
+    "constriction",
+)
 
 
 def settings_names() -> set[str]:

@@ -78,6 +78,7 @@ def test_sizes_are_those_of_the_file(tmp_path):
     assert size.bytes == len(convolutional())
     whole = zstandard.ZstdCompressor(level=19).compress(convolutional())
     assert abs(size.zstd_bytes - len(whole)) < 64
+    assert 0.5 * size.zstd_bytes < size.packed_bytes < size.zstd_bytes
     assert (size.parameters, size.nonzeros, size.macs) == (7, 6, 5)
 
 
