@@ -12,11 +12,13 @@ import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 from uuid import uuid4
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from modelpress.jobs import Format
 from modelpress.run import Compress, Event, InspectDataset, InspectModel, RunError, RunResult, RunSpec
 from modelpress.steps import STEPS
 from workers.engine.errors import EngineError, InvalidRunError
@@ -49,7 +51,9 @@ PRELOADED = (
 
 def preload() -> None:
     """Import all that a run needs, so that a forked child starts at once. Starts no thread and touches no GPU."""
-    for name in (*PRELOADED, *(f"workers.engine.steps.{step}" for step in STEPS)):
+    steps = (f"workers.engine.steps.{name}" for name in STEPS)
+    writers = (f"workers.engine.writers.{name}" for name in get_args(Format))
+    for name in (*PRELOADED, *steps, *writers):
         importlib.import_module(name)
 
 
