@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import filecmp
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
 
 from modelpress.jobs import Format
 from modelpress.run import Compress, ResultFile
@@ -17,11 +13,9 @@ from workers.engine.graph import Graph
 from workers.engine.inspection import Checked, differences
 from workers.engine.pipeline import describe
 from workers.engine.readers import ZIP, read_model
-from workers.engine.readers.packed import unpacked
 from workers.engine.reporter import Reporter
 from workers.engine.runtime import arrays, open_session
-from workers.engine.writers import write_model
-from workers.engine.writers.safetensors import stored_weights
+from workers.engine.writers import write_model, writer_of
 
 TOLERANCE = 0.05
 """Relative error up to which a stored file may answer unlike the graph in training: kernels round and saturate."""
@@ -98,31 +92,12 @@ def _check_measured(graph: Graph, measured: Path, checked: Checked, threads: int
 
 def _write(graph: Graph, format_: Format, measured: Path, checked: Checked | None) -> Path:
     """Raises EngineError where the format cannot hold the graph, or does not give back what was written."""
-    path = measured.with_suffix(f".{format_}")
-    write_model(graph, format_, path)
-    if format_ == "packed":
-        _check_packed(path, measured)
-        return path
-    if format_ == "safetensors" and not _is_zip(path):
-        _check_weights(path, graph)
-        return path
-    _check_answers(path, graph, checked)
+    path, writer = measured.with_suffix(f".{format_}"), writer_of(format_)
+    writer.write(graph, path)
+    if writer.check is None or not writer.check(graph, path, measured):
+        _check_answers(path, graph, checked)
     # safetensors of a Hugging Face model come in an archive with their configuration
-    return path.rename(path.with_suffix(".zip")) if format_ == "safetensors" else path
-
-
-def _check_packed(path: Path, measured: Path) -> None:
-    again = unpacked(path)
-    same = filecmp.cmp(again, measured, shallow=False)
-    again.unlink()
-    if not same:
-        raise UnusableResultError("unpacked again, it is not the ONNX file that was packed; please report it")
-
-
-def _check_weights(path: Path, graph: Graph) -> None:
-    wanted, found = stored_weights(graph), load_file(path)
-    if wanted.keys() != found.keys() or not all(torch.equal(wanted[name], found[name]) for name in wanted):
-        raise UnusableResultError("read back, its tensors are not those of the result; please report it")
+    return path.rename(path.with_suffix(".zip")) if format_ == "safetensors" and _is_zip(path) else path
 
 
 def _check_answers(path: Path, graph: Graph, checked: Checked | None) -> None:

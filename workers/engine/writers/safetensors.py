@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from workers.engine.encodings import HalfFloat
-from workers.engine.errors import UnsupportedModelError
+from workers.engine.errors import UnsupportedModelError, UnusableResultError
 from workers.engine.graph import Graph
 from workers.engine.ops.opaque import Opaque, Stored
 from workers.engine.quantization.fake_quantize import FakeQuantize
@@ -23,7 +23,17 @@ from workers.engine.writers.huggingface import write_folder
 from workers.engine.writers.onnx import encode
 
 
-@writes("safetensors")
+def check_weights(graph: Graph, path: Path, _: Path) -> bool:
+    """Plain weights tensor by tensor; a folder is a model, which the readers read."""
+    if graph.origin is not None:
+        return False
+    wanted, found = stored_weights(graph), load_file(path)
+    if wanted.keys() != found.keys() or not all(torch.equal(wanted[name], found[name]) for name in wanted):
+        raise UnusableResultError("read back, its tensors are not those of the result; please report it")
+    return True
+
+
+@writes("safetensors", check_weights)
 def write_safetensors(graph: Graph, path: Path) -> None:
     """Raises UnsupportedModelError where weights alone would not be the model."""
     if any(isinstance(module, FakeQuantize) for module in graph.module.modules()):
