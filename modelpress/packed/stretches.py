@@ -60,7 +60,8 @@ def _find(file: BinaryIO, size: int) -> Iterator[Stretch]:
     for tensor in (*Walk(file).tensors(size), TensorData(size, 0, BYTE, ())):
         gap = tensor.start - at
         if gap >= UNKNOWN:
-            yield Stretch(at, gap, _guess(file, at + gap // 2 // 8 * 8))
+            kind = _guess(file, at + gap // 2 // 8 * 8)
+            yield Stretch(at, gap - gap % kind.width, kind)
         if tensor.size:
             yield Stretch(tensor.start, tensor.size, tensor.kind, _sure_dims(tensor))
         at = tensor.start + tensor.size

@@ -111,8 +111,9 @@ def test_the_same_bytes_every_time(packed_form):
     assert packed_form(data) == packed_form(data)
 
 
-def test_other_formats_of_floats_pack_too():
-    data = b"\x40\x00\x00\x00\x00\x00\x00\x00{a header}".ljust(72) + normal(200, 300).tobytes()
+@pytest.mark.parametrize("more", [b"", b"a", b"an", b"end"])
+def test_other_formats_of_floats_pack_too(more):
+    data = b"\x40\x00\x00\x00\x00\x00\x00\x00{a header}".ljust(72) + normal(200, 300).tobytes() + more
     assert there_and_back(data) < 0.87 * len(data)
 
 
