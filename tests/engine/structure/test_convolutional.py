@@ -229,7 +229,9 @@ def test_channels_that_are_flattened_take_their_pictures_along():
         )
     )
     assert groups["stem"].slots[-1].positions.shape == (6, 16)
-    assert any(48 in node.args[1] for node in pruned.module.graph.nodes if len(node.args) > 1 and node.name == "reshape")
+    assert any(
+        48 in node.args[1] for node in pruned.module.graph.nodes if len(node.args) > 1 and node.name == "reshape"
+    )
 
 
 def test_channels_that_the_model_counts():
