@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from onnx import TensorProto
+from torch import Tensor, fx
+
+from workers.engine.opsets import OLDEST_OPSET
 
 if TYPE_CHECKING:
     from workers.engine.writers.onnx import OnnxBuilder
 
+NARROW_KINDS = {
+    (2, torch.int8): TensorProto.INT2,
+    (2, torch.uint8): TensorProto.UINT2,
+    (4, torch.int8): TensorProto.INT4,
+    (4, torch.uint8): TensorProto.UINT4,
+    (8, torch.int8): TensorProto.INT8,
+    (8, torch.uint8): TensorProto.UINT8,
+}
+OPSET_OF_BITS = {2: 25, 4: 21, 8: 21}
+"""First opset whose `DequantizeLinear` takes blocks of such integers."""
+
+
+def packed(values: Tensor, bits: int) -> Tensor:
+    """Integers of so few bits along the last axis, several to a byte, the first lowest; uint8, filled up with zeros."""
+    each = 8 // bits
+    filled = F.pad(values.view(torch.uint8) & (2**bits - 1), (0, -values.shape[-1] % each))
+    lanes = filled.unflatten(-1, (-1, each)).to(torch.int32) << (bits * torch.arange(each, dtype=torch.int32))
+    return lanes.sum(-1).to(torch.uint8)
+
 
 class Encoding(Protocol):
     @property
-    def bits(self) -> float: ...
+    def bits(self) -> float:
+        """That a value takes."""
+
+    @property
+    def opset(self) -> int:
+        """First opset that knows the form."""
 
     def transposed(self) -> Encoding:
         """The same for the transposed matrix: some ops store their weight as (in, out)."""
@@ -35,6 +65,7 @@ class Integers:
     zero_point: Tensor | None
     axis: int | None
     bits: float = 8.0
+    opset: int = OLDEST_OPSET
 
     def transposed(self) -> Integers:
         return replace(self, values=self.values.t(), axis=None if self.axis is None else 1 - self.axis)
@@ -53,6 +84,7 @@ class HalfFloat:
 
     values: Tensor
     bits: float = 16.0
+    opset: int = OLDEST_OPSET
 
     def transposed(self) -> HalfFloat:
         return replace(self, values=self.values.t())
@@ -72,6 +104,7 @@ class ScaledIntegers:
     values: Tensor
     scale: Tensor
     bits: float = 8.0
+    opset: int = OLDEST_OPSET
 
     def transposed(self) -> ScaledIntegers:
         return replace(self, values=self.values.t(), scale=self.scale.t())
@@ -80,3 +113,124 @@ class ScaledIntegers:
         quantized = onnx.initializer(f"{name}_quantized", self.values)
         scale = onnx.initializer(f"{name}_scale", self.scale)
         return onnx.node("Mul", (onnx.node("Cast", (quantized,), f"{name}_cast", to=1), scale), f"{name}_dequantized")
+
+
+@dataclass(frozen=True)
+class BlockIntegers:
+    """Integers of 8, 4 or 2 bits behind `DequantizeLinear`, a scale for each block of places along an axis.
+
+    `values` int8 or uint8, each in a byte, of the weight's shape; `scale` float32 and `zero_point` (of the type of the
+    values; None: zero) of the same shape, but with ⌈length / block⌉ places along the axis. A block as long as the axis
+    gives every row of a recurrent layer with several directions a scale of its own. Before a `MatMul`, and of 4 or 8
+    bits, ONNX Runtime makes one kernel of both, which rounds the inputs to 8 bits: `ProductIntegers` does not.
+    """
+
+    values: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+    block: int
+    width: int
+    axis: int = -1
+
+    @property
+    def bits(self) -> float:
+        return self.width + (32 + (0 if self.zero_point is None else self.width)) / self.block
+
+    @property
+    def opset(self) -> int:
+        return OPSET_OF_BITS[self.width]
+
+    def transposed(self) -> BlockIntegers:
+        return replace(
+            self,
+            values=self.values.t(),
+            scale=self.scale.t(),
+            zero_point=None if self.zero_point is None else self.zero_point.t(),
+            axis=0 if self.axis % 2 else 1,
+        )
+
+    def write(self, onnx: OnnxBuilder, name: str) -> str:
+        inputs = [self._store(onnx, f"{name}_quantized", self.values), onnx.initializer(f"{name}_scale", self.scale)]
+        if self.zero_point is not None:
+            inputs.append(self._store(onnx, f"{name}_zero_point", self.zero_point))
+        axis = self.axis % self.values.dim()
+        return onnx.node("DequantizeLinear", inputs, f"{name}_dequantized", axis=axis, block_size=self.block)
+
+    def _store(self, onnx: OnnxBuilder, name: str, values: Tensor) -> str:
+        content = values if self.width == 8 else packed(values.flatten(), self.width)
+        return onnx.packed(name, NARROW_KINDS[self.width, values.dtype], tuple(values.shape), content)
+
+
+@dataclass(frozen=True)
+class ProductIntegers(BlockIntegers):
+    """The same for the weight (out, in) of a matrix product, which ONNX Runtime computes without unfolding it.
+
+    `values` and `zero_point` uint8; `block` 16 or a larger power of two. Without a zero point it is half the range.
+    """
+
+    def multiply(self, onnx: OnnxBuilder, node: fx.Node, bias: str) -> None:
+        """Write the product of the node's input with the weight, and the bias ("": none)."""
+        name = onnx.layer(node)
+        out, inside = self.values.shape
+        blocks = F.pad(self.values, (0, -inside % self.block)).unflatten(1, (-1, self.block))
+        inputs: list[Any] = [
+            node.args[0],
+            onnx.initializer(f"{name}.weight_packed", packed(blocks, self.width)),
+            onnx.initializer(f"{name}.weight_scale", self.scale),
+        ]
+        if self.zero_point is not None:
+            inputs.append(onnx.initializer(f"{name}.weight_zero_point", packed(self.zero_point, self.width)))
+        if bias:
+            inputs += [None] * (5 - len(inputs)) + [bias]
+        sizes = {"K": inside, "N": out, "bits": self.width, "block_size": self.block}
+        onnx.emit(node, "MatMulNBits", inputs, domain="com.microsoft", **sizes)
+
+    def write(self, onnx: OnnxBuilder, name: str) -> str:
+        if self.zero_point is not None:
+            return super().write(onnx, name)
+        middle = torch.full_like(self.scale, 2 ** (self.width - 1), dtype=torch.uint8)
+        return replace(self, zero_point=middle).write(onnx, name)
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Indices into a few values, packed to 1, 2, 4 or 8 bits, behind a `Gather`: folded to plain floats at load.
+
+    `indices` uint8 of the weight's shape; `values` float32 (entries,); `scale` float32 that broadcasts over the weight,
+    or None. Two values of -1 and 1 with a scale are a binary weight, three a ternary one.
+    """
+
+    indices: Tensor
+    values: Tensor
+    scale: Tensor | None = None
+    opset: int = OLDEST_OPSET
+
+    @property
+    def bits(self) -> float:
+        least = max(1, math.ceil(math.log2(len(self.values))))
+        return float(2 ** math.ceil(math.log2(least)))
+
+    def transposed(self) -> Codebook:
+        return replace(self, indices=self.indices.t(), scale=None if self.scale is None else self.scale.t())
+
+    def write(self, onnx: OnnxBuilder, name: str) -> str:
+        book = onnx.initializer(f"{name}_codebook", self.values)
+        indices = onnx.node("Cast", [self._unpacked(onnx, f"{name}_indices")], f"{name}_integers", to=TensorProto.INT32)
+        if self.scale is None:
+            return onnx.node("Gather", [book, indices], f"{name}_values")
+        values = onnx.node("Gather", [book, indices], f"{name}_unscaled")
+        return onnx.node("Mul", [values, onnx.initializer(f"{name}_scale", self.scale)], f"{name}_values")
+
+    def _unpacked(self, onnx: OnnxBuilder, name: str) -> str:
+        """Each byte shifted by every multiple of the bits, and what is above them cut off."""
+        width, shape = int(self.bits), tuple(self.indices.shape)
+        if width == 8:
+            return onnx.initializer(name, self.indices)
+        stored = onnx.initializer(f"{name}_packed", packed(self.indices.flatten(), width).unsqueeze(1))
+        steps = onnx.initializer(f"{name}_steps", torch.arange(0, 8, width, dtype=torch.uint8))
+        limit = onnx.initializer(f"{name}_limit", torch.tensor(2**width, dtype=torch.uint8))
+        shifted = onnx.node("BitShift", [stored, steps], f"{name}_shifted", direction="RIGHT")
+        flat = onnx.node("Reshape", [onnx.node("Mod", [shifted, limit], f"{name}_lanes"), (-1,)], f"{name}_flat")
+        if self.indices.numel() % (8 // width):
+            flat = onnx.node("Slice", [flat, (0,), (self.indices.numel(),)], f"{name}_whole")
+        return onnx.node("Reshape", [flat, shape], name)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import fx, nn
 
+from workers.engine.opsets import OLDEST_OPSET
+
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
     from workers.engine.readers.onnx_node import OnnxNode
@@ -36,8 +38,6 @@ class Quantization:
     fused: bool = False
 
 
-OLDEST_OPSET = 13
-"""Written files have at least this one: the first with per-channel `DequantizeLinear`."""
 FEW = 1024
 """Shapes, axes and scalars: what is computed while reading."""
 MOST = 1 << 28

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx, nn
 
+from workers.engine.encodings import ProductIntegers
 from workers.engine.ops.aten import reads_aten, reads_aten_as
 from workers.engine.ops.base import Op, Quantization, leaf_of, register, source_of
 from workers.engine.ops.plain import Plain, attributes_of, plain
@@ -79,11 +80,11 @@ class Gemm(Op):
         return graph.call(gemm, node.input(0), weight, bias, **options)
 
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
-        if node.op == "call_module":
+        if node.op == "call_function":
+            onnx.emit(node, "Gemm", node.args, **attributes_of(node))
+        elif not _written_with_own_kernel(node, onnx):
             weights = [onnx.weight(node, "weight"), onnx.weight(node, "bias")]
             onnx.emit(node, "Gemm", [node.args[0], *weights], transB=1)
-        else:
-            onnx.emit(node, "Gemm", node.args, **attributes_of(node))
 
     def axes(self, node: fx.Node, axes: Axes) -> None:
         if node.op == "call_module":
@@ -136,6 +137,8 @@ class MatMul(Op):
         if node.op == "call_function":
             onnx.emit(node, "MatMul", node.args)
             return
+        if _written_with_own_kernel(node, onnx):
+            return
         weight, bias = onnx.weight(node, "weight", transpose=True), onnx.weight(node, "bias")
         if not bias:
             onnx.emit(node, "MatMul", [node.args[0], weight])
@@ -166,6 +169,14 @@ class MatMul(Op):
         if node.op == "call_module":
             return math.prod(node.meta["shape"]) * leaf_of(node, Linear).weight.shape[1]
         return math.prod(node.meta["shape"]) * int(source_of(node).meta["shape"][-1])
+
+
+def _written_with_own_kernel(node: fx.Node, onnx: OnnxBuilder) -> bool:
+    encoding = onnx.encoding(node, "weight")
+    if not isinstance(encoding, ProductIntegers):
+        return False
+    encoding.multiply(onnx, node, onnx.weight(node, "bias"))
+    return True
 
 
 def linear_axes(node: fx.Node, axes: Axes) -> None:

@@ -18,7 +18,8 @@ from workers.engine.builder import GraphBuilder, Value
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.graph import Graph
 from workers.engine.onnx_names import Relabelling, free_name, subgraphs
-from workers.engine.ops.base import OLDEST_OPSET, OPS
+from workers.engine.ops.base import OPS
+from workers.engine.opsets import OLDEST_OPSET
 from workers.engine.ops.softmax import coerced_softmax, settle_softmax
 from workers.engine.readers.onnx_external import ExternalFiles
 from workers.engine.readers.onnx_file import header_of, open_model, opsets_of
@@ -145,6 +146,8 @@ class _Reading:
         op = OPS.get((proto.domain, proto.op_type))
         if op is None or proto.domain == OWN_DOMAIN:
             raise UnsupportedModelError(CONTROL_FLOW if any(subgraphs(proto)) else UNKNOWN)
+        if proto.op_type == "QuantizeLinear" and any(map(self._values.is_foreign, proto.input)):
+            raise UnsupportedModelError("makes integers of a type that is not computed with here")
         inputs = tuple(self._values[name] if name else None for name in proto.input)
         if op.modules:
             inputs = tuple(self._graph.known(value) for value in inputs)

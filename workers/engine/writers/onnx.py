@@ -20,7 +20,8 @@ from workers.engine.dtypes import ONNX_OF_WORD
 from workers.engine.encodings import Encoding
 from workers.engine.errors import UnsupportedModelError
 from workers.engine.graph import PRODUCER, Graph
-from workers.engine.ops.base import OLDEST_OPSET, op_of
+from workers.engine.ops.base import op_of
+from workers.engine.opsets import OLDEST_OPSET
 from workers.engine.writers import writes
 from workers.engine.writers.onnx_assembly import Assembly, Stored
 
@@ -205,10 +206,13 @@ class OnnxBuilder:
         """Store a tensor; equal tensors are stored once. Returns the name it is stored under."""
         if _uniform(tensor):
             return self._filled(name, tensor)
-        return self.store(Stored.of(name, tensor))
+        return self._put(Stored.of(name, tensor))
 
-    def store(self, stored: Stored) -> str:
-        """The same for a tensor in any form; its name is the one to have if it is free."""
+    def packed(self, name: str, kind: int, shape: tuple[int, ...], content: Tensor) -> str:
+        """The same for a tensor of a type that torch does not have; `content` is its bytes."""
+        return self._put(Stored(name, kind, shape, content))
+
+    def _put(self, stored: Stored) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for piece in stored.content():
             digest.update(piece)
@@ -234,6 +238,10 @@ class OnnxBuilder:
         if (path, name, transpose) not in self._weights:
             self._weights[path, name, transpose] = self._store(node, name, transpose)
         return self._weights[path, name, transpose]
+
+    def encoding(self, node: fx.Node, name: str) -> Encoding | None:
+        """How a leaf's parameter is stored; None for plain numbers."""
+        return self._encoded.get((str(node.target), name), (None, None))[1]
 
     def finish(self) -> Assembly:
         for node, spec in zip(self._results, self.graph.outputs, strict=True):
@@ -275,7 +283,7 @@ class OnnxBuilder:
                 for name in getattr(module, "parametrizations", {}):
                     encoded = encode(module, name)
                     self._encoded[str(node.target), name] = encoded
-                    needed.append(getattr(encoded[1], "opset", OLDEST_OPSET))
+                    needed.append(OLDEST_OPSET if encoded[1] is None else encoded[1].opset)
         return max(needed)
 
     def _store(self, node: fx.Node, name: str, transpose: bool) -> str:
