@@ -4,6 +4,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from modelpress import Client, ModelpressError
 from modelpress.client import Model
 from modelpress.packed import unpack
+from modelpress.report import Report
 from tests.service_process import EXAMPLE, Service
 
 PRUNE = [{"step": "magnitude_pruning", "sparsity": 0.5}]
@@ -35,6 +37,12 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def result_of(client: Client, model: str, recipe: list[dict[str, Any]], **options: Any) -> tuple[Model, Report]:
+    job = client.wait_job(client.create_job(model, recipe, **options).id, timeout=240)
+    assert job.result is not None, f"{job.error}\n{client.log(job.id)}"
+    return client.get_model(job.result.model_id), client.report(job.id)
+
+
 def answers(file: Path) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(file)
     tokens = np.arange(14).reshape(2, 7)
@@ -45,9 +53,7 @@ def answers(file: Path) -> list[np.ndarray]:
 def test_a_hugging_face_folder_comes_back_in_every_format(client: Client, bert: Path, tmp_path: Path) -> None:
     model = client.wait(client.upload_model(bert), timeout=120)
     assert (model.name, model.filename, model.format) == ("tiny-bert", "tiny-bert.zip", "huggingface")
-    job = client.wait_job(client.create_job(model.id, PRUNE, formats=["onnx", "safetensors", "packed"]).id, timeout=240)
-    assert job.result is not None, job.error
-    result = client.get_model(job.result.model_id)
+    result, _ = result_of(client, model.id, PRUNE, formats=["onnx", "safetensors", "packed"])
     assert [(file.format, file.filename) for file in result.files] == [
         ("onnx", "tiny-bert.onnx"),
         ("packed", "tiny-bert.packed"),
@@ -71,6 +77,32 @@ def test_a_hugging_face_folder_comes_back_in_every_format(client: Client, bert: 
     assert 0.4 < (weight == 0).float().mean() < 0.6
 
 
+def test_a_program_comes_back_as_a_program_with_fewer_channels(client: Client, tmp_path: Path) -> None:
+    model = client.wait(client.upload_model(EXAMPLE / "resnet.pt2"), timeout=60)
+    recipe = [{"step": "channel_pruning", "ratio": 0.5}]
+    small, report = result_of(client, model.id, recipe, formats=["pt2", "onnx"])
+    assert [file.format for file in report.files] == ["pt2", "onnx"], report.warnings
+    program = torch.export.load(client.download(small.id, tmp_path / "small.pt2", "pt2")).module()
+    session = onnxruntime.InferenceSession(client.download(small.id, tmp_path / "small.onnx", "onnx"))
+    images = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        (answer,) = program(images)
+    assert np.allclose(answer, session.run(None, {"x": images.numpy()})[0], atol=1e-4)
+    assert sum(parameter.numel() for parameter in program.parameters()) < 60_000
+
+
+def test_what_one_job_made_is_what_the_next_one_works_on(client: Client, bert: Path, tmp_path: Path) -> None:
+    whole = client.wait(client.upload_model(bert), timeout=120)
+    narrow, report = result_of(client, whole.id, [{"step": "channel_pruning"}], formats=["safetensors"])
+    assert [file.format for file in narrow.files] == ["safetensors"], report.warnings
+    half, report = result_of(client, narrow.id, [{"step": "half_precision"}], formats=["packed"])
+    assert report.size_ratio > 1.7
+    assert whole.stats is not None
+    assert report.size[0].parameters < 0.8 * whole.stats.parameters
+    last, _ = result_of(client, half.id, [{"step": "magnitude_pruning"}])
+    assert last.parent_id == half.id
+
+
 def test_the_command_line_takes_a_folder_and_fetches_every_format(service: Service, bert: Path, tmp_path: Path) -> None:
     argv = ["-r", "half_precision", "-f", "packed", "-f", "onnx"]
     done = service.run("compress", str(bert), *argv, cwd=tmp_path)
@@ -89,9 +121,8 @@ def test_weights_alone_are_put_into_the_architecture_that_they_name(
     for name in ("epoch9.pt", "epoch9.safetensors"):
         model = client.wait(client.upload_model(tmp_path / name, architecture=lenet.id), timeout=60)
         assert (model.format, model.architecture_id, model.signature) == ("state_dict", lenet.id, lenet.signature)
-    job = client.wait_job(client.create_job(model.id, [{"step": "half_precision"}]).id, timeout=120)
-    assert job.result is not None, job.error
-    halved = onnx.load(client.download(job.result.model_id, tmp_path / "result.onnx"))
+    result, _ = result_of(client, model.id, [{"step": "half_precision"}])
+    halved = onnx.load(client.download(result.id, tmp_path / "result.onnx"))
     values = [numpy_helper.to_array(each) for each in halved.graph.initializer]
     largest = max(float(np.abs(each).max()) for each in values if each.dtype.kind == "f")
     assert largest == pytest.approx(max(float(values.abs().max()) for values in weights.values()), rel=1e-3)
