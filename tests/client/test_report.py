@@ -67,6 +67,15 @@ def test_a_file_that_grew_and_a_model_that_got_slower_are_not_praised() -> None:
     assert row(report, "latency").endswith("0.50× SLOWER (0.40 to 0.60)")
 
 
+def test_the_packed_size_is_shown_where_it_is_known() -> None:
+    sizes = tuple(
+        known.model_copy(update={"packed_bytes": packed})
+        for known, packed in ((a_size(100_000), 80_000), (a_size(25_000), 4_000))
+    )
+    assert row(a_report(size=sizes), "file, packed").endswith("20.00× smaller")
+    assert not any(line.startswith("file, packed") for line in shown(a_report()))
+
+
 def test_a_difference_within_the_noise_is_called_unclear() -> None:
     assert row(a_report(latency=(a_latency(1.2, 0.8, 1.5),)), "latency").endswith("1.20× unclear (0.80 to 1.50)")
 
