@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from modelpress.models import TensorSpec
 from workers.engine.graph import Graph, Header
 from workers.engine.ops.base import ANY, FEW, op_of_function
+from workers.engine.quantization.grid import BiasGrid, IntegerGrid
 from workers.engine.transforms.raising import raise_patterns
 
 Value = fx.Node | Tensor
@@ -42,6 +43,8 @@ class GraphBuilder:
         self._transposed: dict[int, Tensor] = {}
         self._alive: list[Tensor] = []
         self._claimed: set[int] = set()
+        self._scales: dict[int, Tensor] = {}
+        """Of tensors and parameters that the file stores as integers: the scale of each, which broadcasts over it."""
         self._constant: set[fx.Node] = set()
         """Nodes that compute their one tensor from constants alone."""
         self._tensors: dict[fx.Node, Tensor] = {}
@@ -62,18 +65,25 @@ class GraphBuilder:
     def parameter(self, tensor: Tensor) -> nn.Parameter:
         """A trainable tensor. Matrices that the file uses twice are tied and stay so; vectors are only stored once."""
         if tensor.dim() < 2:
-            return self._named_like(tensor, nn.Parameter(tensor.clone()))
+            return self._known_like(tensor, nn.Parameter(tensor.clone()))
         if id(tensor) not in self._parameters:
             self._alive.append(tensor)
-            self._parameters[id(tensor)] = self._named_like(tensor, nn.Parameter(self._own(tensor)))
+            self._parameters[id(tensor)] = self._known_like(tensor, nn.Parameter(self._own(tensor)))
         return self._parameters[id(tensor)]
 
     def transposed_parameter(self, tensor: Tensor) -> nn.Parameter:
         """The parameter of a transposed matrix: the very one of its source where the file transposes it itself."""
         source = self._transposed.get(id(tensor))
         if source is None:
-            source = self._transposed[id(tensor)] = self._named_like(tensor, self.keep(tensor.t().contiguous()))
+            source = self._transposed[id(tensor)] = self._known_like(tensor, self.keep(tensor.t().contiguous()))
+            if id(source) in self._scales:
+                self._scales[id(source)] = self._scales[id(source)].t()
         return self.parameter(source)
+
+    def stored_as_integers(self, tensor: Tensor, scale: Tensor) -> Tensor:
+        """Remember that a constant is whole numbers (-127 to 127, or a bias in 32 bits) × scale, broadcast over it."""
+        self._scales[id(self.keep(tensor))] = scale
+        return tensor
 
     def name_of(self, tensor: Tensor) -> str | None:
         return self._names.get(id(tensor))
@@ -193,6 +203,7 @@ class GraphBuilder:
             notes=self.notes,
         )
         raise_patterns(graph)
+        self._constrain(graph)
         return graph
 
     def _own(self, tensor: Tensor) -> Tensor:
@@ -203,11 +214,25 @@ class GraphBuilder:
         self._claimed.add(storage.data_ptr())
         return tensor
 
-    def _named_like(self, tensor: Tensor, other: T) -> T:
-        """The other, under the user's name for the tensor."""
+    def _known_like(self, tensor: Tensor, other: T) -> T:
+        """The other, with the user's name for the tensor, and stored as it is stored."""
         if id(tensor) in self._names:
             self.name(other, self._names[id(tensor)])
+        if id(tensor) in self._scales:
+            self._scales[id(other)] = self._scales[id(tensor)]
         return other
+
+    def _constrain(self, graph: Graph) -> None:
+        """What the file stores as integers of a scale stays that."""
+        for layer in graph.layers():
+            trait = layer.op.quantization
+            for name, parameter in list(layer.module.named_parameters(recurse=False)):
+                scale = self._scales.get(id(parameter))
+                if scale is not None and name in layer.op.weights:
+                    axes = tuple(axis for axis, size in enumerate(scale.shape) if size > 1)
+                    layer.constrain(name, IntegerGrid(scale, axes))
+                elif scale is not None and trait is not None and name == trait.bias:
+                    layer.constrain(name, BiasGrid(scale.expand(parameter.shape)))
 
     def _folded(self, function: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> Tensor:
         """A weight that was only laid out anew keeps its name, and a transposed one stays tied to its source."""

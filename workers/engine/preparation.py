@@ -53,7 +53,7 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
     device = resolve_device(spec.device)
     original, file = _read_original(spec, run_dir, reporter)
     check_formats(original, request.formats, run_dir)
-    checked = check_reading(original, open_session(file, spec.limits.threads))
+    checked = check_reading(original, open_session(file, spec.limits.threads, exact=True))
     names = signature(original)
     inputs = JobBatches(spec.data, names, request.task, run_dir)
     task = resolve_task(names, request.task, inputs.labelled)

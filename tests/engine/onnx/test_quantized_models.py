@@ -1,0 +1,125 @@
+"""Files that are quantized already are models like others: their integers stay where they are."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tests.engine.onnx.odd_models import floats, made
+from tests.engine.onnx.running import assert_same, in_engine, in_runtime, model_of
+from tests.engine.steps.nets import KINDS, apply, context_for, trained
+from workers.engine.ops.opaque import Opaque
+from workers.engine.quantization.fake_quantize import FakeQuantize
+from workers.engine.quantization.grid import IntegerGrid
+from workers.engine.readers.onnx import read_onnx
+from workers.engine.shapes import stats
+from workers.engine.writers.onnx import write_onnx
+
+RANDOM = np.random.default_rng(0)
+
+
+def ops(model: bytes) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load_from_string(model).graph.node)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_static_quantization_made_is_read_and_written_as_it_was(kind: str) -> None:
+    made = apply(trained(kind), context_for(kind), {"step": "static_quantization", "keep_float": 1.0})
+    file = write_onnx(made)
+    graph = read_onnx(file)
+    assert any(isinstance(module, FakeQuantize) for module in graph.module.modules())
+    again = write_onnx(graph)
+    assert ops(again) == ops(file)
+    assert len(again) < 1.03 * len(file)
+    feeds = {graph.inputs[0].name: floats(*(size if isinstance(size, int) else 5 for size in graph.inputs[0].shape))}
+    expected = in_runtime(file, feeds)[0]
+    np.testing.assert_allclose(in_runtime(again, feeds)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(in_engine(graph, feeds)[0], expected, atol=0.02 * np.abs(expected).max())
+
+
+def pair(kind: type, zero: int, **read: float) -> bytes:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "r", "z"], ["y"]),
+    ]
+    scales = {"s": np.float32(0.05), "r": np.float32(read.get("scale", 0.05)), "z": np.array(zero, kind)}
+    return model_of(nodes, {"x": ["N", 6]}, {"y": ["N", 6]}, scales)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [pair(np.uint8, 0), pair(np.uint8, 77), pair(np.int8, 0), pair(np.int8, -13), pair(np.uint8, 3, scale=0.1)],
+    ids=["uint8", "shifted", "int8", "shifted int8", "gain"],
+)
+def test_pairs_become_one_leaf(model: bytes) -> None:
+    graph = assert_same(model, {"x": floats(40, 6) * 8}, tolerance=1e-6)
+    assert stats(graph).ops == {"FakeQuantize": 1}
+
+
+def test_integers_between_other_ops_stay_integers() -> None:
+    model = made(
+        """m (float[N, 6] x) => (float[N, 6] y, uint8[6, N] turned) {
+            q = QuantizeLinear(x, s, z)
+            turned = Transpose<perm = [1, 0]>(q)
+            back = Transpose<perm = [1, 0]>(turned)
+            y = DequantizeLinear(back, s, z)
+        }""",
+        s=np.float32(0.05), z=np.uint8(100),
+    )  # fmt: skip
+    graph = assert_same(model.SerializeToString(), {"x": floats(4, 6)}, tolerance=1e-6)
+    assert not any(isinstance(module, (Opaque, FakeQuantize)) for module in graph.module.modules())
+
+
+def test_activations_with_a_scale_a_channel() -> None:
+    model = made(
+        """m (float[N, 3, 5] x) => (float[N, 3, 5] y) {
+            q = QuantizeLinear<axis = 1>(x, s, z)
+            y = DequantizeLinear<axis = 1>(q, s, z)
+        }""",
+        s=np.array([0.01, 0.02, 0.04], np.float32), z=np.array([0, 10, 128], np.uint8),
+    )  # fmt: skip
+    assert_same(model.SerializeToString(), {"x": floats(4, 3, 5)}, tolerance=1e-6)
+
+
+def test_weights_on_a_grid_stay_on_it_through_steps() -> None:
+    integers = RANDOM.integers(-127, 128, (320, 24)).astype(np.int8)
+    scale = (np.abs(floats(24)) / 100 + 1e-3).astype(np.float32)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["fc.weight_quantized", "s"], ["w"], axis=1),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": ["N", 320]}, {"y": ["N", 24]}, {"fc.weight_quantized": integers, "s": scale})
+    graph = assert_same(model, {"x": floats(4, 320)})
+    (layer,) = graph.layers()
+    (grid,) = layer.constraints("weight")
+    assert isinstance(grid, IntegerGrid)
+    stored = {tensor.data_type for tensor in onnx.load_from_string(write_onnx(graph)).graph.initializer}
+    assert TensorProto.INT8 in stored
+    assert len(write_onnx(graph)) < 1.1 * len(model)
+
+
+@pytest.mark.parametrize("integers", [np.full((8, 4), -128, np.int8), np.full((8, 4), 200, np.uint8)])
+def test_integers_that_the_engine_has_no_grid_for_become_floats(integers: np.ndarray) -> None:
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w_q", "s", "z"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    weights = {"w_q": integers, "s": np.float32(0.1), "z": np.array(7, integers.dtype)}
+    graph = assert_same(model_of(nodes, {"x": ["N", 8]}, {"y": ["N", 4]}, weights), {"x": floats(2, 8)})
+    assert "read as floats" in graph.notes[0]
+
+
+def test_kernels_that_compute_in_integers_are_kept() -> None:
+    model = made(
+        """m (float[N, 2, 8, 8] x) => (float[N, 3, 6, 6] y) {
+            q = QuantizeLinear(x, s, z)
+            c = QLinearConv(q, s, z, w, ws, wz, t, z)
+            y = DequantizeLinear(c, t, z)
+        }""",
+        s=np.float32(0.05), z=np.uint8(128), t=np.float32(0.1), ws=np.float32(0.02), wz=np.int8(0),
+        w=RANDOM.integers(-127, 128, (3, 2, 3, 3)).astype(np.int8),
+    )  # fmt: skip
+    graph = assert_same(model.SerializeToString(), {"x": floats(2, 2, 8, 8)})
+    assert [str(module) for module in graph.module.modules() if isinstance(module, Opaque)] == ["QLinearConv"]
