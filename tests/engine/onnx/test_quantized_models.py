@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from tests.engine.onnx.odd_models import floats, made
@@ -123,3 +124,24 @@ def test_kernels_that_compute_in_integers_are_kept() -> None:
     )  # fmt: skip
     graph = assert_same(model.SerializeToString(), {"x": floats(2, 2, 8, 8)})
     assert [str(module) for module in graph.module.modules() if isinstance(module, Opaque)] == ["QLinearConv"]
+
+
+@pytest.mark.parametrize("form", ["dynamic_quantization", "half_precision"])
+def test_what_other_steps_made_is_read_too(form: str) -> None:
+    graph = apply(trained("recurrent"), context_for("recurrent"), {"step": form})
+    feeds = {graph.inputs[0].name: floats(3, 10, 8)}
+    assert_same(write_onnx(graph), feeds)
+
+
+def test_recurrent_layers_that_compute_in_integers_are_kept() -> None:
+    layer = torch.nn.LSTM(64, 64, batch_first=True)
+    weights = [layer.weight_ih_l0, layer.weight_hh_l0]
+    quantized = [(w.detach().t()[None] * 400).round().clamp(-127, 127).to(torch.int8).numpy() for w in weights]
+    model = made(
+        """m (float[T, N, 64] x) => (float[T, 1, N, 64] y) {
+            y = com.microsoft.DynamicQuantizeLSTM<hidden_size = 64>(x, W, R, , , , , , s, z, s, z)
+        }""",
+        W=quantized[0], R=quantized[1], s=np.full((1, 256), 1 / 400, np.float32), z=np.zeros((1, 256), np.int8),
+    )  # fmt: skip
+    graph = assert_same(model.SerializeToString(), {"x": floats(5, 2, 64)})
+    assert [str(m) for m in graph.module.modules() if isinstance(m, Opaque)] == ["com.microsoft.DynamicQuantizeLSTM"]

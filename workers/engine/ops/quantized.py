@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from workers.engine.readers.onnx_node import OnnxNode
     from workers.engine.writers.onnx import OnnxBuilder
 
-ADVICE = "computes in integers"
+IN_INTEGERS = "computes in integers"
 KEPT = "the file stores weights as integers, and they stay so"
 WIDENED = "the file stores weights as integers in a way that is not kept: they were read as floats"
 
@@ -140,7 +140,7 @@ def _one(value: Any, graph: GraphBuilder, kind: torch.dtype) -> float | None:
 
 class Refused(Op):
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:  # noqa: ARG002 (of the base)
-        raise node.refuse(ADVICE)
+        raise node.refuse(IN_INTEGERS)
 
 
 for name in ("DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"):

@@ -16,6 +16,7 @@ from workers.engine.constraints import constraints_of, raw_parameter
 from workers.engine.errors import UnsupportedModelError
 from workers.engine.ops.base import Op, register
 from workers.engine.ops.linear import Linear
+from workers.engine.ops.quantized import IN_INTEGERS
 from workers.engine.ops.recurrent import LSTMOp
 from workers.engine.ops.recurrent_cells import ACTIVATIONS, LSTM
 from workers.engine.quantization.grid import IntegerGrid, grid_of
@@ -23,6 +24,8 @@ from workers.engine.quantization.nodes import module_of
 from workers.engine.quantization.ranges import LEVELS
 
 if TYPE_CHECKING:
+    from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.readers.onnx_node import OnnxNode
     from workers.engine.writers.onnx import OnnxBuilder
 
 
