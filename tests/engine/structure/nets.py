@@ -38,11 +38,16 @@ def half(groups, seed=0):
     return keep
 
 
-def pruned_exactly(graph, *, free=7, runtime=True):
-    """The groups and the graph without half of their units: equal to the graph that has them zeroed."""
+def pruned_exactly(graph, *, free=7, runtime=True, frozen=()):
+    """The groups and the graph without half of their units: equal to the graph that has them zeroed.
+
+    Every group must give units but those of the outputs and those that are called `frozen`.
+    """
     groups = find_groups(graph)
     keep = half(groups)
-    assert keep, [(group.name, group.frozen) for group in groups]
+    staying = {group.name: group.frozen for group in groups if group.frozen}
+    outputs = {name for name, reason in staying.items() if reason.startswith("it is part of the output")}
+    assert staying.keys() - outputs == set(frozen), staying
     pruned, zeroed = graph.copy(), graph.copy()
     remove_units(pruned, keep)
     zero_units(zeroed, keep)

@@ -189,5 +189,14 @@ def depth_to_space(_: Op, node: fx.Node, axes: Axes) -> None:
     axes.give(node, [batch, depth, *spaces])
 
 
+def space_to_depth(_: Op, node: fx.Node, axes: Axes) -> None:
+    batch, channels, height, width = axes.of(source_of(node))
+    for part in (height, width):
+        axes.keep(part, "a part of it becomes channels")
+    block = axes.stays(int(node.kwargs["blocksize"]) ** 2, "it is a part of height or width")  # type: ignore[arg-type]
+    spaces = (axes.stays(size, "it is height or width") for size in axes.shape(node)[2:])
+    axes.give(node, [batch, axes.merged([block, channels]), *spaces])
+
+
 def triangular(op: Op, node: fx.Node, axes: Axes) -> None:
     coupled(op, node, axes, {-1, -2})

@@ -135,7 +135,7 @@ plain("Size", size, axes=rules.elements)
 plain("Expand", expand, axes=rules.expanded, literals=frozenset({1}), folds=0)
 plain("Tile", tile, axes=rules.tiled, literals=frozenset({1}), folds=0)
 plain("DepthToSpace", depth_to_space, axes=rules.depth_to_space, quantization=PASSES)
-plain("SpaceToDepth", space_to_depth, attribute_since={"mode": 28}, quantization=PASSES)
+plain("SpaceToDepth", space_to_depth, axes=rules.space_to_depth, attribute_since={"mode": 28}, quantization=PASSES)
 plain("Trilu", trilu, axes=rules.triangular, literals=frozenset({1}), opset=14)
 
 

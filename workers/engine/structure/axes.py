@@ -177,8 +177,7 @@ class Axes(Labels):
             [part for dim, own in zip(before, shares(common, sizes), strict=True) for part in self.factors(dim, own)]
         )
         return [
-            self.merged([next(parts) for _ in own]) if own else self.stays(1, ONLY)
-            for own in shares(common, shape)
+            self.merged([next(parts) for _ in own]) if own else self.stays(1, ONLY) for own in shares(common, shape)
         ]
 
     def rewritten(self, node: fx.Node, position: int, value: Callable[[Count], tuple[Any, ...]]) -> None:

@@ -165,9 +165,9 @@ class Labels:
             if newly.any():
                 self._kept.append((factor[newly], needed[newly]))
                 moved = True
-            if ((own < 0) & ~newly).any():
+            if (own < 0).any():
                 live.append(place)
-        if len(live) > 1:
+        if len(live) > 1 or moved:
             return moved
         place = live[0] if live else 0
         factor = product.factors[place]
@@ -175,7 +175,7 @@ class Labels:
             self.same(product.whole, product.along(place, factor))
         else:
             own = product.along(place, _reasons(factor, resolved))
-            free = (product.whole >= 0) & (own >= 0)
+            free = product.whole >= 0
             self._kept.append((product.whole[free], own[free]))
         self._products.remove(product)
         return True
