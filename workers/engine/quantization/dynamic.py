@@ -99,6 +99,10 @@ class DynamicLSTMOp(LSTMOp):
     modules = (DynamicLSTM,)
     functions = ()
 
+    def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:  # noqa: ARG002 (of the base)
+        """Unlike its float namesake it is made by steps only; in a file it stays what it is."""
+        raise node.refuse(IN_INTEGERS)
+
     def write_layer(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         layer: Any = onnx.module(node)
         name = onnx.layer(node)
