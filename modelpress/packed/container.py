@@ -28,12 +28,14 @@ class Coding(IntEnum):
     VALUES = 2
     COPY = 3
     """The same bytes as stand somewhere earlier in the output."""
+    WEAVE = 4
+    """Bytes out of the buffers in turn."""
 
 
-class Target(IntEnum):
-    OUTPUT = 0
-    ASIDE = 1
-    """Kept aside: other blocks say how much of it goes out before them."""
+OUTPUT, STRUCTURE, POOLS = 0, 1, 2
+"""Where a block's bytes go: out, or into a buffer that is kept aside. Each block says how much of the structure goes
+out before it; pools hold the numbers of many small tensors."""
+BUFFERS = 16
 
 
 def most_blocks(size: int) -> int:
@@ -75,10 +77,10 @@ class Header:
 
 @dataclass(frozen=True)
 class Head:
-    """What a block says of itself. `before`: bytes kept aside that go out before it."""
+    """What a block says of itself. `target`: OUTPUT or a buffer. `before`: bytes of the structure that go out first."""
 
     coding: Coding
-    target: Target
+    target: int
     before: int
     size: int
 
@@ -110,6 +112,6 @@ def read_block(file: BinaryIO) -> tuple[Head, bytes]:
         raise PackedError("damaged: the file ends too early")
     if check != _CHECK.pack(zlib.crc32(payload, zlib.crc32(plain))):
         raise PackedError("damaged: a block's checksum is wrong")
-    if coding not in tuple(Coding) or target not in tuple(Target):
+    if coding not in tuple(Coding) or target >= BUFFERS:
         raise PackedError("damaged: a block in a coding that is not known")
-    return Head(Coding(coding), Target(target), before, size), payload
+    return Head(Coding(coding), target, before, size), payload

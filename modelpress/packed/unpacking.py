@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import BinaryIO
 
-from modelpress.packed.container import Coding, Head, Header, Target, read_block
+from modelpress.packed.container import BUFFERS, OUTPUT, STRUCTURE, Coding, Head, Header, read_block
 from modelpress.packed.cursor import Cursor
 from modelpress.packed.errors import PackedError
 from modelpress.packed.placing import placed
@@ -42,13 +42,15 @@ class Unpacking:
         self._header = header
         self._output = output
         self._written = 0
-        self._aside = memoryview(b"")
+        self._aside = [memoryview(b"")] * BUFFERS
         self._hash = hashlib.sha256()
 
     def run(self, packed: BinaryIO) -> None:
         for _ in range(self._header.blocks):
             self._take(*read_block(packed))
-        self._put(self._aside)
+        self._put(self._taken(STRUCTURE, len(self._aside[STRUCTURE])))
+        if any(self._aside):
+            raise PackedError("damaged: what was kept aside is not used up")
         if packed.read(1):
             raise PackedError("damaged: there is more in the file than its blocks")
         if self._written != self._header.unpacked_size:
@@ -57,17 +59,21 @@ class Unpacking:
             raise PackedError("damaged: what was unpacked has another checksum than what was packed")
 
     def _take(self, head: Head, payload: bytes) -> None:
-        if head.before > len(self._aside):
-            raise PackedError("damaged: a block asks for more than was kept aside")
-        self._put(self._aside[: head.before])
-        self._aside = self._aside[head.before :]
+        self._put(self._taken(STRUCTURE, head.before))
         data = self._decoded(head, payload)
-        if head.target == Target.OUTPUT:
+        if head.target == OUTPUT:
             self._put(data)
-        elif self._aside:
+        elif self._aside[head.target]:
             raise PackedError("damaged: what was kept aside is not used up")
         else:
-            self._aside = memoryview(data)
+            self._aside[head.target] = memoryview(data)
+
+    def _taken(self, buffer: int, count: int) -> memoryview:
+        held = self._aside[buffer]
+        if count > len(held):
+            raise PackedError("damaged: a block asks for more than was kept aside")
+        self._aside[buffer] = held[count:]
+        return held[:count]
 
     def _decoded(self, head: Head, payload: bytes) -> bytes:
         match head.coding:
@@ -75,6 +81,8 @@ class Unpacking:
                 return unsqueeze(memoryview(payload), head.size)
             case Coding.COPY:
                 return self._copied(payload, head.size)
+            case Coding.WEAVE:
+                return self._woven(Cursor(payload), head.size)
             case Coding.VALUES:
                 cursor = Cursor(payload)
                 data = read_values(cursor, head.size)
@@ -92,6 +100,14 @@ class Unpacking:
         data = self._output.read(size)
         self._output.seek(self._written)
         return data
+
+    def _woven(self, cursor: Cursor, size: int) -> bytes:
+        woven = bytearray()
+        while len(woven) < size:
+            buffer, count = cursor.varint(BUFFERS - 1), cursor.varint(size - len(woven))
+            woven += self._taken(buffer, count)
+        cursor.finish()
+        return bytes(woven)
 
     def _put(self, data: bytes | memoryview) -> None:
         self._written += len(data)

@@ -77,7 +77,7 @@ def edit_head(data: bytearray, dice: random.Random) -> None:
     if found:
         at, _ = dice.choice(found)
         field, width = dice.choice(((0, 1), (1, 1), (4, 4), (8, 4), (12, 4)))
-        value = dice.choice((0, 1, 2, 3, 255, 1 << 20, (1 << 20) + 1, (1 << 32) - 1, dice.randrange(1 << 16)))
+        value = dice.choice((0, 1, 2, 3, 4, 255, 1 << 20, (1 << 20) + 1, (1 << 32) - 1, dice.randrange(1 << 16)))
         data[at + field : at + field + width] = (value % 256**width).to_bytes(width, "little")
 
 

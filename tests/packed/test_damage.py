@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelpress.packed import PackedError, peek, unpack
-from modelpress.packed.container import BLOCK, Coding, Head, Header, Target, most_blocks, write_block
+from modelpress.packed.container import BLOCK, OUTPUT, STRUCTURE, Coding, Head, Header, most_blocks, write_block
 from modelpress.packed.cursor import Cursor, varint
 from modelpress.packed.values import read_values
 from tests.packed.models import holding, normal, sparse
@@ -36,6 +36,7 @@ def files(tmp_path_factory):
     for arrays in (
         [normal(20, 30)],
         [sparse(normal(64, 100)), np.arange(3000), weight, normal(3), weight],
+        [normal(260 + index) for index in range(5)] + [np.arange(130 + index) for index in range(5)],
         [np.random.default_rng(0).normal(0, 9, (100, 90)).astype(np.int8), normal(40, 50).astype(np.float16)],
     ):
         (folder / "plain").write_bytes(holding(*arrays))
@@ -145,7 +146,7 @@ def refused(path: Path, **options: int) -> str:
 
 
 def numbers(payload: bytes, size: int) -> tuple[Head, bytes]:
-    return Head(Coding.VALUES, Target.OUTPUT, 0, size), payload
+    return Head(Coding.VALUES, OUTPUT, 0, size), payload
 
 
 def ans(weights: bytes, size: int, *, groups: bytes = b"\1", words: bytes = b"\0") -> bytes:
@@ -153,23 +154,34 @@ def ans(weights: bytes, size: int, *, groups: bytes = b"\1", words: bytes = b"\0
 
 
 def test_blocks_hold_no_more_than_the_header_says(tmp_path):
-    part = Head(Coding.RAW, Target.OUTPUT, 0, 4), b"abcd"
+    part = Head(Coding.RAW, OUTPUT, 0, 4), b"abcd"
     assert "more than the header says" in refused(written(tmp_path / "a", 7, part, part))
     assert "less than the header says" in refused(written(tmp_path / "b", 9, part, part))
 
 
 def test_copies_reach_only_what_is_there(tmp_path):
-    first = Head(Coding.RAW, Target.OUTPUT, 0, 4), b"abcd"
+    first = Head(Coding.RAW, OUTPUT, 0, 4), b"abcd"
     for start in (1, 4, 2**63):
-        copy = Head(Coding.COPY, Target.OUTPUT, 0, 8), struct.pack("<Q", start)
+        copy = Head(Coding.COPY, OUTPUT, 0, 8), struct.pack("<Q", start)
         assert "a copy of what is not there yet" in refused(written(tmp_path / "a", 12, first, copy))
 
 
 def test_what_is_kept_aside_does_not_pile_up(tmp_path):
-    aside = Head(Coding.RAW, Target.ASIDE, 0, 4), b"abcd"
+    aside = Head(Coding.RAW, STRUCTURE, 0, 4), b"abcd"
     assert "not used up" in refused(written(tmp_path / "a", 8, aside, aside))
-    more = Head(Coding.RAW, Target.OUTPUT, 5, 4), b"abcd"
+    more = Head(Coding.RAW, OUTPUT, 5, 4), b"abcd"
     assert "more than was kept aside" in refused(written(tmp_path / "a", 8, aside, more))
+
+
+def test_weaving_takes_only_what_is_there(tmp_path):
+    aside = Head(Coding.RAW, 3, 0, 4), b"abcd"
+    weave = Head(Coding.WEAVE, OUTPUT, 0, 8), varint(3) + varint(8)
+    assert "more than was kept aside" in refused(written(tmp_path / "a", 8, aside, weave))
+    weave = Head(Coding.WEAVE, OUTPUT, 0, 4), varint(3) + varint(2)
+    assert "ends before" in refused(written(tmp_path / "a", 4, aside, weave))
+    weave = Head(Coding.WEAVE, OUTPUT, 0, 4), varint(16) + varint(4)
+    assert "larger than 15" in refused(written(tmp_path / "a", 4, aside, weave))
+    assert "not used up" in refused(written(tmp_path / "a", 4, aside))
 
 
 def test_groups_of_groups_are_refused(tmp_path):
@@ -198,21 +210,21 @@ def test_weights_that_cannot_be(weights, tmp_path):
 def test_a_frame_that_claims_to_be_large(tmp_path):
     frame = bytes.fromhex("28b52ffd") + b"\xe0" + struct.pack("<Q", 2**60) + b"\1\0\0"
     tracemalloc.start()
-    part = Head(Coding.ZSTD, Target.OUTPUT, 0, 1000), frame
+    part = Head(Coding.ZSTD, OUTPUT, 0, 1000), frame
     assert "a zstd frame of another size" in refused(written(tmp_path / "a", 1000, part))
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
 
 
 def test_more_blocks_than_a_file_can_have(tmp_path):
-    part = Head(Coding.RAW, Target.OUTPUT, 0, 1), b"a"
+    part = Head(Coding.RAW, OUTPUT, 0, 1), b"a"
     count = most_blocks(100) + 1
     assert "more blocks" in refused(written(tmp_path / "a", 100, *[part] * count))
 
 
 def test_long_blocks_are_refused(tmp_path):
     for size, packed in ((BLOCK + 1, 10), (0, 0), (10, 11)):
-        part = Head(Coding.RAW, Target.OUTPUT, 0, size), bytes(packed)
+        part = Head(Coding.RAW, OUTPUT, 0, size), bytes(packed)
         assert "of a length that cannot be" in refused(written(tmp_path / "a", 100, part))
 
 

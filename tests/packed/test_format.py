@@ -34,29 +34,39 @@ class Payload:
 def decode_file(packed: bytes) -> bytes:
     magic, version, count, size, digest, check = struct.unpack_from("<8sB3xIQ32sI", packed)
     assert (magic, version, check) == (b"\x9dMPACK\r\n", 1, zlib.crc32(packed[:56]))
-    at, out, aside = 60, b"", b""
+    at, out, aside = 60, b"", [b""] * 16
     for _ in range(count):
         coding, target, before, length, packed_length, check = struct.unpack_from("<BBxxIIII", packed, at)
         payload = packed[at + 20 : at + 20 + packed_length]
         assert check == zlib.crc32(packed[at : at + 16] + payload)
         at += 20 + packed_length
-        out, aside = out + aside[:before], aside[before:]
+        out, aside[1] = out + aside[1][:before], aside[1][before:]
         data = (
             payload,
             coding == 1 and zstandard.ZstdDecompressor().decompress(payload),
             coding == 2 and decode_numbers(Payload(payload), length),
             coding == 3 and out[int.from_bytes(payload, "little") :][:length],
+            coding == 4 and weave(Payload(payload), aside),
         )[coding]
         assert len(data) == length
         if target == 0:
             out += data
         else:
-            assert not aside
-            aside = data
-    out += aside
+            assert not aside[target]
+            aside[target] = data
+    out += aside[1]
+    assert not any(aside[2:])
     assert at == len(packed)
     assert len(out) == size
     assert hashlib.sha256(out).digest() == digest
+    return out
+
+
+def weave(payload: Payload, aside: list[bytes]) -> bytes:
+    out = b""
+    while payload.at < len(payload.data):
+        buffer, count = payload.varint(), payload.varint()
+        out, aside[buffer] = out + aside[buffer][:count], aside[buffer][count:]
     return out
 
 
@@ -167,6 +177,7 @@ MODELS = {
     "twice": [normal(60, 80), normal(3), normal(60, 80)],
     "integers": [np.random.default_rng(0).integers(-50, 50, 2000), np.arange(3000, dtype=np.int32)],
     "int8": [np.random.default_rng(0).normal(0, 9, 9000).astype(np.int8)],
+    "small": [normal(300 + index) for index in range(9)] + [np.arange(200 + index) for index in range(9)],
     "halves": [normal(40, 50).astype(np.float16)],
     "noise": [np.random.default_rng(0).integers(0, 256, 2000, dtype=np.uint8)],
 }

@@ -88,6 +88,10 @@ def test_tied_weights_are_stored_once(packed_form):
     assert len(packed_form(holding(weight, normal(10, seed=1), weight))) < alone + 200
 
 
+def test_many_small_tensors_share_their_tables(packed_form):
+    assert ratio(packed_form, *[normal(300 + index, seed=index) for index in range(300)]) > 32 / 26.9
+
+
 def test_what_cannot_shrink_does_not_grow(packed_form):
     noise = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8)
     assert len(packed_form(holding(noise))) < 1.001 * len(holding(noise))
