@@ -7,6 +7,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from tests.engine.onnx.nets import example, export
 from tests.engine.onnx.running import in_engine, in_runtime, model_of
 from workers.engine.constraints import Constraint, Mask
 from workers.engine.encodings import Encoding, HalfFloat, Integers
@@ -165,3 +166,43 @@ def test_results_above_two_gigabytes_are_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(writer, "LARGEST_FILE", 100)
     with pytest.raises(UnsupportedModelError, match="larger than 2 GiB"):
         write_onnx(linear("Gemm"))
+
+
+@pytest.mark.parametrize(("name", "opset"), [("perceptron", 13), ("mobile", 13), ("encoder", 17), ("lstm", 11)])
+def test_users_names_are_kept(name: str, opset: int) -> None:
+    original = onnx.load_from_string(export(*example(name), f"torchscript-{opset}"))
+    written = onnx.load_from_string(write_onnx(read_onnx(original.SerializeToString())))
+    assert list(written.graph.input) == list(original.graph.input)
+    assert [info.name for info in written.graph.output] == [info.name for info in original.graph.output]
+    weights = {tensor.name for tensor in original.graph.initializer if len(tensor.dims) > 1}
+    assert weights
+    assert weights <= {tensor.name for tensor in written.graph.initializer}
+    layers = [node for node in original.graph.node if node.op_type in ("Conv", "Gemm", "MatMul", "LSTM")]
+    assert layers
+    assert {node.name for node in layers} <= {node.name for node in written.graph.node}
+    made = {output for node in written.graph.node for output in node.output}
+    assert {node.output[0] for node in layers} <= made
+
+
+def test_a_matrix_keeps_its_name_also_where_it_is_laid_out_anew() -> None:
+    for op, inputs in (("Gemm", ["x", "W", "B"]), ("MatMul", ["x", "W"])):
+        weights = {"W": RANDOM.normal(size=(8, 6)).astype(np.float32), "B": RANDOM.normal(size=6).astype(np.float32)}
+        node = helper.make_node(op, inputs, ["y"], name="product")
+        model = write_onnx(read_onnx(model_of([node], X, Y, {name: weights[name] for name in inputs[1:]})))
+        assert set(stored(model)) == set(inputs[1:])
+        assert [node.name for node in onnx.load_from_string(model).graph.node] == ["product"]
+
+
+def test_what_a_file_says_of_itself_is_kept() -> None:
+    model = onnx.load_from_string(model_of([helper.make_node("Relu", ["x"], ["y"])], X, {"y": ["batch", 8]}))
+    model.doc_string, model.domain, model.model_version = "A rectifier.", "org.example", 3
+    model.producer_name, model.producer_version = "pytorch", "2.13.0"
+    model.graph.name, model.graph.doc_string = "rectifier", "One node."
+    helper.set_model_props(model, {"author": "somebody", "labels": "a,b"})
+    for _ in range(2):  # what this engine wrote is read again
+        written = onnx.load_from_string(write_onnx(read_onnx(model.SerializeToString())))
+        assert (written.doc_string, written.domain, written.model_version) == ("A rectifier.", "org.example", 3)
+        assert (written.producer_name, written.producer_version) == ("modelpress", "pytorch 2.13.0")
+        assert (written.graph.name, written.graph.doc_string) == ("rectifier", "One node.")
+        assert {entry.key: entry.value for entry in written.metadata_props} == {"author": "somebody", "labels": "a,b"}
+        model = written
