@@ -66,12 +66,17 @@ def resize(
     return x
 
 
+def _times(size: int, factor: float) -> int:
+    return size * int(factor) if factor.is_integer() else math.floor(size * factor)
+
+
 def _targets(
     x: Tensor, dims: list[int], scales: Floats | None, sizes: Ints | None, policy: str
 ) -> tuple[list[float], list[int]]:
     if sizes is None:
         factors = [float(scale) for scale in (scales.tolist() if isinstance(scales, Tensor) else scales or ())]
-        return factors, [math.floor(x.shape[dim] * factor) for dim, factor in zip(dims, factors, strict=True)]
+        kept = zip(dims, factors, strict=True)  # a whole factor keeps the size of a trace symbolic
+        return factors, [_times(x.shape[dim], factor) for dim, factor in kept]
     targets = as_ints(sizes)
     factors = [target / x.shape[dim] for dim, target in zip(dims, targets, strict=True)]
     if policy != "stretch":

@@ -21,6 +21,7 @@ from workers.engine.ops.aten import ATEN
 from workers.engine.ops.elementwise import divide
 from workers.engine.readers.aten import AtenNode, Symbol
 from workers.engine.readers.fitting import fit
+from workers.engine.readers.fixed_batch import open_batch
 from workers.engine.readers.pt2_archive import DTYPES, Archive
 from workers.engine.readers.pt2_code import refuse_code
 
@@ -93,12 +94,13 @@ def read_pt2(path: Path, weights: Mapping[str, Tensor] | None = None) -> Graph:
         constants = archive.tensors("constants", f"{model}_constants_config.json")
         if weights is not None:
             stored = _replaced(stored, weights)
-        return read_program(document, {**constants, **stored})
+        graph = read_program(document, {**constants, **stored})
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise InvalidModelError(
             f"The program in the archive is not as PyTorch writes it ({type(error).__name__}: {str(error)[:120]}). "
             "Make the file with torch.export.save(program, path) of PyTorch 2.9 or later."
         ) from error
+    return open_batch(graph)
 
 
 def _replaced(stored: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,9 +20,11 @@ EXPRESSION_NAMES = frozenset({
     "floor", "ceiling", "int_oo",
 })  # fmt: skip
 GUARD_NAMES = frozenset({
-    "L", "math", "FloorDiv", "Mod", "PythonMod", "Max", "Min", "max", "min", "True", "False", "None",
+    "L", "math", "FloorDiv", "Mod", "PythonMod", "Max", "Min", "max", "min", "torch", "True", "False", "None",
 })  # fmt: skip
-GUARD_ATTRIBUTES = frozenset({"size", "stride", "shape", "dim", "ndim", "storage_offset", "dtype", "floor", "ceil"})
+GUARD_ATTRIBUTES = frozenset(
+    {"size", "stride", "shape", "dim", "ndim", "storage_offset", "dtype", "floor", "ceil", "sym_float"}
+)
 HARMLESS = (
     ast.Expression, ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Subscript, ast.Tuple, ast.Call, ast.keyword,
     ast.boolop, ast.operator, ast.unaryop, ast.cmpop, ast.expr_context,

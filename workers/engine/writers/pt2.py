@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import keyword
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def _export(graph: Graph) -> torch.export.ExportedProgram:
     for kind in (torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO):
         shapes = tuple(_open(spec, kind) for spec in graph.inputs)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # torch warns of its own recurrent layers
                 program = torch.export.export(model, examples, dynamic_shapes=shapes)
         except Exception as error:  # noqa: BLE001  # torch.export raises of many kinds
             failure = failure or error

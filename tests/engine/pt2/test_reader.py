@@ -88,8 +88,8 @@ NETS = {
 }
 
 
-def exported(model: nn.Module, example: Tensor, path: Path, *, dynamic: bool = True) -> Path:
-    shapes = ({0: BATCH},) if dynamic else None
+def exported(model: nn.Module, example: Tensor, path: Path) -> Path:
+    shapes = ({0: BATCH},)
     torch.export.save(torch.export.export(model.eval(), (example,), dynamic_shapes=shapes), path)
     return path
 
@@ -117,11 +117,6 @@ def test_a_program_reads_exactly_and_keeps_its_batch_dynamic(name: str, tmp_path
 def test_layers_have_the_names_of_the_users_modules(tmp_path: Path) -> None:
     graph = read_pt2(exported(Mobile(), torch.randn(3, 3, 16, 16), tmp_path / "model.pt2"))
     assert [layer.name for layer in graph.layers()] == ["body.0", "body.3", "body.5", "squeeze.1", "squeeze.3", "head"]
-
-
-def test_a_fixed_batch_is_read_as_fixed(tmp_path: Path) -> None:
-    graph = read_pt2(exported(mlp(), torch.randn(3, 4, 4), tmp_path / "model.pt2", dynamic=False))
-    assert graph.inputs[0].shape == (3, 4, 4)
 
 
 def test_an_unknown_op_is_named(tmp_path: Path) -> None:
