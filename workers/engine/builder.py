@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from modelpress.models import TensorSpec
+from workers.engine.dtypes import WORD_OF_TORCH
 from workers.engine.graph import Graph, Header
 from workers.engine.ops.base import ANY, FEW, op_of_function
 from workers.engine.quantization.grid import BiasGrid, IntegerGrid
@@ -38,6 +39,7 @@ class GraphBuilder:
         self._paths: Counter[str] = Counter()
         self._layer_names: set[str] = set()
         self._names: dict[int, str] = {}
+        self._words: dict[int, str] = {}
         self._constants: dict[int, fx.Node] = {}
         self._parameters: dict[int, nn.Parameter] = {}
         self._transposed: dict[int, Tensor] = {}
@@ -84,6 +86,17 @@ class GraphBuilder:
         """Remember that a constant is whole numbers (-127 to 127, or a bias in 32 bits) × scale, broadcast over it."""
         self._scales[id(self.keep(tensor))] = scale
         return tensor
+
+    def word_of(self, value: Value) -> str | None:
+        """The element type that the file gives an input or a stored tensor; None for what is computed."""
+        if isinstance(value, fx.Node):
+            return value.meta.get("word")
+        return self._words.get(id(value), WORD_OF_TORCH[value.dtype])
+
+    def hold(self, tensor: Tensor, word: str) -> Tensor:
+        """Remember that a tensor stands for one of a narrower type."""
+        self._words[id(tensor)] = word
+        return self.keep(tensor)
 
     def name_of(self, tensor: Tensor) -> str | None:
         return self._names.get(id(tensor))

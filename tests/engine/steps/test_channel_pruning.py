@@ -1,9 +1,11 @@
+from typing import get_args
+
 import pytest
 import torch
 from pydantic import ValidationError
 
 from modelpress.steps import Data
-from modelpress.steps.channel_pruning import ChannelPruning
+from modelpress.steps.channel_pruning import ChannelPruning, Importance
 from tests.engine.pipeline.models import compress, convolutional, images
 from tests.engine.steps.nets import KINDS, accuracy, apply, context_for, data_of, outputs, trained, zeros
 from workers.engine.errors import StepError
@@ -11,7 +13,7 @@ from workers.engine.shapes import stats
 from workers.engine.structure.groups import find_groups
 from workers.engine.writers.onnx import write_onnx
 
-IMPORTANCES = ["l1", "l2", "taylor", "geometric_median", "batch_norm_scale", "random"]
+IMPORTANCES = [name for name in get_args(Importance) if name != "auto"]
 
 
 def prune(kind, context=None, **options):

@@ -97,11 +97,11 @@ class CastLike(Plain):
     opset = 15
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value | tuple[Value, ...]:
-        like, saturate = node.input(1), node.attribute("saturate", 1)
-        known = ONNX_OF_TORCH[like.dtype] if isinstance(like, Tensor) else ONNX_OF_WORD.get(like.meta.get("word", ""))
-        if known is None:
+        word = graph.word_of(node.input(1))
+        if word is None:
             return super().read(node, graph)
-        return graph.call(cast, node.input(0), to=known, saturate=saturate, round_mode="up")
+        saturate = node.attribute("saturate", 1)
+        return graph.call(cast, node.input(0), to=ONNX_OF_WORD[word], saturate=saturate, round_mode="up")
 
 
 @reads_aten("to.dtype", "to.dtype_layout", "to.device", "_to_copy.default")

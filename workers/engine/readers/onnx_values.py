@@ -8,7 +8,7 @@ from typing import Any
 from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto
 
 from workers.engine.builder import GraphBuilder, Value
-from workers.engine.dtypes import NUMBERS
+from workers.engine.dtypes import NUMBERS, WORD_OF_ONNX
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.readers.onnx_external import ExternalFiles
 from workers.engine.readers.onnx_node import shown
@@ -53,7 +53,7 @@ class Values:
             if isinstance(proto, SparseTensorProto):
                 tensor = read_sparse(proto, name)
             else:
-                tensor = read_tensor(proto, name, self._external)
+                tensor = self._graph.hold(read_tensor(proto, name, self._external), WORD_OF_ONNX[proto.data_type])
             if tensor.is_floating_point() and bool(tensor.isnan().any()):
                 raise InvalidModelError(
                     f"tensor {shown(name)} has values that are not numbers (NaN); train or export the model again"
