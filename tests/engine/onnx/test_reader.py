@@ -49,6 +49,89 @@ def test_odd_names_stay_outside(name: str) -> None:
     assert set(dict(graph.module.named_parameters())) == {"linear_0.weight"}
 
 
+@pytest.mark.parametrize(
+    ("attribute", "value", "weights"),
+    [
+        ("value", numpy_helper.from_array(WEIGHT), WEIGHT),
+        ("value_floats", WEIGHT[0].tolist(), WEIGHT[0]),
+        ("value_float", 2.5, np.float32(2.5)),
+        ("value_ints", [1, 2, 3, 4], np.array([1, 2, 3, 4])),
+        ("value_int", 3, np.array(3)),
+    ],
+)
+def test_constants_of_every_form(attribute: str, value: object, weights: np.ndarray) -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["c"], **{attribute: value}),
+        helper.make_node("Cast", ["c"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "f"], ["y"]),
+    ]
+    x = batch(3, 4)
+    graph = assert_same(model_of(nodes, {"x": [3, 4]}, {"y": [3, 4]}), {"x": x})
+    np.testing.assert_allclose(in_engine(graph, {"x": x})[0], x + weights, rtol=1e-6)
+
+
+def sparse(name: str, *, linear: bool = True) -> onnx.SparseTensorProto:
+    """WEIGHT without all but three of its values."""
+    places = np.array([1, 6, 11]) if linear else np.array([[0, 1], [1, 2], [2, 3]])
+    values = numpy_helper.from_array(WEIGHT.reshape(-1)[[1, 6, 11]], name)
+    return helper.make_sparse_tensor(values, numpy_helper.from_array(places), [3, 4])
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("where", ["initializer", "constant"])
+def test_sparse_weights_become_dense(where: str, linear: bool) -> None:
+    constant = helper.make_node("Constant", [], ["w"], sparse_value=sparse("", linear=linear))
+    model = onnx.load_from_string(model_of([constant, GEMM] if where == "constant" else [GEMM], X, Y))
+    if where == "initializer":
+        model.graph.sparse_initializer.append(sparse("w", linear=linear))
+    graph, x = read_onnx(model.SerializeToString()), batch(3, 4)
+    dense = np.where(np.isin(np.arange(12), [1, 6, 11]).reshape(3, 4), WEIGHT, 0)
+    np.testing.assert_allclose(in_engine(graph, {"x": x})[0], x @ dense.T, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("places", "dims"), [([1, 6, 12], [3, 4]), ([1, -1, 2], [3, 4]), ([0, 1], [3, 4]), ([0, 1, 2], [1 << 20, 1 << 20])]
+)
+def test_sparse_weights_that_do_not_fit(places: list[int], dims: list[int]) -> None:
+    model = onnx.load_from_string(model_of([GEMM], X, Y))
+    values, where = numpy_helper.from_array(WEIGHT.reshape(-1)[:3], "w"), numpy_helper.from_array(np.array(places))
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, where, dims))
+    with pytest.raises(InvalidModelError, match="the sparse tensor 'w'"):
+        read_onnx(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("node", "kernel", "shape"),
+    [
+        (GEMM, WEIGHT, (None, 4)),
+        (helper.make_node("Conv", ["r", "w"], ["y"]), batch(6, 5, 3, 3), (None, 5, None, None)),
+        (helper.make_node("Conv", ["r", "w"], ["y"], group=2), batch(6, 5, 3), (None, 10, None)),
+        (helper.make_node("LSTM", ["r", "w", "w"], ["y"], hidden_size=4), batch(1, 16, 4), (None, None, 4)),
+        (helper.make_node("Transpose", ["r"], ["y"], perm=[2, 0, 1]), None, (None, None, None)),
+    ],
+    ids=["gemm", "conv", "grouped", "lstm", "transpose"],
+)
+def test_inputs_without_a_shape_get_one(node: onnx.NodeProto, kernel: np.ndarray | None, shape: tuple) -> None:
+    used = onnx.NodeProto()
+    used.CopyFrom(node)
+    used.input[0] = "r"
+    relu = helper.make_node("Relu", ["x"], ["r"])
+    model = onnx.load_from_string(model_of([relu, used], {"x": []}, {"y": []}, {} if kernel is None else {"w": kernel}))
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    graph = read_onnx(model.SerializeToString())
+    assert graph.inputs[0].shape == shape
+    onnx.checker.check_model(write_onnx(graph), full_check=True)
+
+
+def test_inputs_of_which_nothing_can_be_known_are_refused() -> None:
+    nodes = [helper.make_node("Reshape", ["x", "size"], ["r"]), helper.make_node("Relu", ["r"], ["y"])]
+    model = onnx.load_from_string(model_of(nodes, X, {"y": [7, 11]}, {"size": np.array([7, 11])}))
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(UnsupportedModelError, match="input 'x' has no shape"):
+        read_onnx(model.SerializeToString())
+
+
 def test_unknown_dimensions() -> None:
     model = onnx.load_from_string(linear())
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1

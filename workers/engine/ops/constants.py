@@ -57,8 +57,9 @@ class Constant(Op):
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         attributes = node.attributes
-        if "value" in attributes:
-            return graph.name(attributes["value"], node.outputs[0])
+        for kind in ("value", "sparse_value"):
+            if kind in attributes:
+                return graph.name(attributes[kind], node.outputs[0])
         for kind, dtype in (("value_float", torch.float32), ("value_int", torch.int64)):
             for name in (kind, f"{kind}s"):
                 if name in attributes:

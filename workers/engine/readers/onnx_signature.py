@@ -6,11 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from onnx import ValueInfoProto
+from torch import fx
 
 from modelpress.models import Dim, TensorSpec
 from workers.engine.dtypes import WORD_OF_ONNX
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.graph import Graph
+from workers.engine.ops.convolution import Conv
+from workers.engine.ops.linear import Linear
+from workers.engine.ops.recurrent_cells import Recurrent
 from workers.engine.readers.onnx_node import shown
 from workers.engine.shapes import propagate
 
@@ -39,13 +43,18 @@ def shapeless(info: ValueInfoProto) -> bool:
 
 
 def with_input_ranks(graph: Graph, names: set[str]) -> Graph:
-    """Inputs whose dimensions the file does not say get as many open ones as the model runs with.
+    """Inputs whose dimensions the file does not say get those that the first layer they reach takes, others open.
 
-    Raises UnsupportedModelError where it runs with none of those tried.
+    Raises UnsupportedModelError where the model runs with none of those tried.
     """
-    for ranks in RANKS:
+    placeholders = [node for node in graph.module.graph.nodes if node.op == "placeholder"]
+    hints = {spec.name: _hint(graph, node) for spec, node in zip(graph.inputs, placeholders, strict=True)}
+    for ranks in (None, *RANKS):
         inputs = tuple(
-            spec.model_copy(update={"shape": ranks}) if spec.name in names else spec for spec in graph.inputs
+            spec.model_copy(update={"shape": hints[spec.name] if ranks is None else ranks})
+            if spec.name in names
+            else spec
+            for spec in graph.inputs
         )
         guess = replace(graph, inputs=inputs)
         try:
@@ -57,6 +66,23 @@ def with_input_ranks(graph: Graph, names: set[str]) -> Graph:
         f"input {shown(min(names))} has no shape, and none that was tried goes through the model; export it with its "
         "dimensions"
     )
+
+
+def _hint(graph: Graph, value: fx.Node) -> tuple[Dim, ...]:
+    """The shape that the first layer takes which a value reaches; a matrix where it reaches none."""
+    pending, seen = [value], {value}
+    while pending:
+        node = pending.pop(0)
+        leaf = graph.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(leaf, Conv):
+            return (None, leaf.weight.shape[1] * leaf.groups, *(None,) * (leaf.weight.dim() - 2))
+        if isinstance(leaf, Linear):
+            return (None, leaf.weight.shape[1])
+        if isinstance(leaf, Recurrent):
+            return (None, None, leaf.weight_ih.shape[-1])
+        pending += [user for user in node.users if user not in seen]
+        seen.update(node.users)
+    return (None, None)
 
 
 def with_output_ranks(graph: Graph, names: set[str]) -> Graph:
