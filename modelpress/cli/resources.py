@@ -32,7 +32,8 @@ def list_models(context: typer.Context, limit: Limit = 20, as_json: Json = False
     for model in found:
         parameters = f"{model.stats.parameters:,}" if model.stats else ""
         made = moment(model.created_at)
-        shown.add_row(model.id, model.name, model.status, model.format, size(model.size_bytes), parameters, made)
+        formats = "" if model.format is None else ", ".join(file.format for file in model.files)
+        shown.add_row(model.id, model.name, model.status, formats, size(model.size_bytes), parameters, made)
     return out.print(shown)
 
 

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import numpy_helper
+from safetensors.numpy import load_file, save_file
 
 from modelpress.client import Job, Model
 from modelpress.jobs import JobStatus
@@ -69,6 +72,8 @@ def test_json_is_one_document_for_scripts(service: Service, lenet: Model, tmp_pa
         (["compress", "missing.onnx", "-r", "half_precision"], 1, "missing.onnx"),
         (["compress", LENET, "-r", "magic"], 2, "there is no step 'magic'"),
         (["compress", LENET, "-r", "half_precision", "-d", "test=x.npz"], 2, "calibrate=FILE"),
+        (["compress", LENET, "-r", "half_precision", "-f", "gguf"], 2, "onnx, pt2, safetensors, packed"),
+        (["compress", ".", "-r", "half_precision"], 1, "neither a config.json"),
         (["compress", LENET, "-r", "distillation"], 1, "[invalid]"),
         (["jobs", "show", "job_nothing"], 1, "[not_found]"),
         (["--api-key", "mp_wrong", "models", "list"], 1, "--api-key or MODELPRESS_API_KEY"),
@@ -80,6 +85,18 @@ def test_errors_are_sentences(service: Service, tmp_path: Path, argv: list[str],
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_weights_alone_are_compressed_in_the_architecture_of_another_file(service: Service, tmp_path: Path) -> None:
+    stored = {each.name: numpy_helper.to_array(each) for each in onnx.load(LENET).graph.initializer}
+    save_file({name: each for name, each in stored.items() if each.dtype.kind == "f"}, tmp_path / "epoch9.safetensors")
+    argv = ["--architecture", LENET, "-r", "half_precision", "-f", "onnx", "-f", "safetensors", "-o", "small.onnx"]
+    done = service.run("compress", "epoch9.safetensors", *argv, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert load_file(tmp_path / "small.safetensors").keys() == load_file(tmp_path / "epoch9.safetensors").keys()
+    assert (tmp_path / "small.onnx").stat().st_size < 140_000
+    listed = service.run("models", "list").stdout
+    assert re.search(r"epoch9 \(half_precision\) +ready +onnx, safetensors", listed)
 
 
 def test_an_interrupt_cancels_the_job(service: Service, lenet: Model, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Models in every format, from HTTP to the runner and back: folders, archives, weights alone, several files."""
 
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,37 @@ def test_weights_alone_are_put_into_the_architecture_that_they_name(
     values = [numpy_helper.to_array(each) for each in halved.graph.initializer]
     largest = max(float(np.abs(each).max()) for each in values if each.dtype.kind == "f")
     assert largest == pytest.approx(max(float(values.abs().max()) for values in weights.values()), rel=1e-3)
+
+
+def test_a_checkpoint_goes_into_a_hugging_face_architecture(client: Client, bert: Path, tmp_path: Path) -> None:
+    from transformers import BertModel
+
+    torch.save(BertModel.from_pretrained(bert).state_dict(), tmp_path / "finetuned.pth")
+    whole = client.wait(client.upload_model(bert), timeout=60)
+    model = client.wait(client.upload_model(tmp_path / "finetuned.pth", architecture=whole.id), timeout=60)
+    assert (model.format, model.signature, model.stats) == ("state_dict", whole.signature, whole.stats)
+
+
+def test_torchscript_is_read_as_it_is(client: Client, tmp_path: Path) -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)).eval()
+    torch.jit.save(torch.jit.trace(net, torch.randn(2, 8)), tmp_path / "net.pt")
+    model = client.wait(client.upload_model(tmp_path / "net.pt"), timeout=60)
+    assert (model.format, model.architecture_id) == ("torchscript", None)
+    assert model.stats is not None
+    assert model.stats.parameters == 8 * 16 + 16 + 16 * 3 + 3
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch canary",)
+
+
+def test_weights_that_are_code_are_rejected(client: Client, lenet: Model, tmp_path: Path) -> None:
+    torch.save({"0.weight": Evil()}, tmp_path / "evil.pt")
+    uploaded = client.upload_model(tmp_path / "evil.pt", architecture=lenet.id)
+    with pytest.raises(ModelpressError, match=r"pickle|code") as rejected:
+        client.wait(uploaded, timeout=60)
+    assert rejected.value.code in {"invalid_model", "unsupported_model"}
 
 
 def test_an_onnx_model_may_keep_its_weights_beside_it(client: Client, lenet: Model, tmp_path: Path) -> None:
