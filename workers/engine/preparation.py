@@ -125,7 +125,7 @@ def _read_original(spec: Compress, run_dir: Path, reporter: Reporter) -> tuple[G
     file = runnable(graph, format_, spec.model, run_dir)
     if file != run_dir / spec.model.path:
         reporter.warn(
-            f"the original came as {format_}: its size and speed are those of the same graph, unchanged, in one ONNX file"
+            f"the original came as {format_}: its size and speed are those of the same graph as one ONNX file"
         )
     for note in graph.notes:
         reporter.warn(note)
