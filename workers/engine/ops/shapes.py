@@ -78,7 +78,11 @@ def size(x: Tensor) -> Tensor:
 
 
 def expand(x: Tensor, sizes: Ints) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, as_ints(sizes)))
+    """`torch.broadcast_shapes` would do, but loads sympy, which takes seconds."""
+    wanted = as_ints(sizes)
+    rank = max(len(wanted), x.dim())
+    own, wanted = [1] * (rank - x.dim()) + list(x.shape), [1] * (rank - len(wanted)) + wanted
+    return x.expand([kept if size == 1 else size for kept, size in zip(own, wanted, strict=True)])
 
 
 def tile(x: Tensor, repeats: Ints) -> Tensor:

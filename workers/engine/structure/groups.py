@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,26 +14,14 @@ from torch import Tensor
 from workers.engine.constraints import raw_parameter
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
-from workers.engine.structure.axes import Axes, Role, Stored
+from workers.engine.structure.axes import Axes, Stored
 from workers.engine.structure.labels import HEADS, ONLY, Dim, Resolved
 from workers.engine.structure.removal import shrink
+from workers.engine.structure.slots import Place, Slot, alike, places
+
+__all__ = ["Group", "Kind", "Slot", "find_groups", "remove_units", "zero_units"]
 
 Kind = Literal["channels", "neurons", "heads", "hidden units"]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a group's units lie in one stored tensor: unit u is `positions[u]` along `axis`."""
-
-    owner: str
-    """Path of the leaf, or empty for a parameter or buffer of the graph itself."""
-    name: str
-    """Parameter or buffer of the owner."""
-    axis: int
-    positions: Tensor
-    """(units, elements of one unit along the axis), int64."""
-    role: Role
-    """Rows of a weight that make the units, columns of a later weight that take them, or a vector along them."""
 
 
 @dataclass(frozen=True)
@@ -99,57 +87,31 @@ def _chosen(found: list[tuple[Group, Dim]], keep: Mapping[str, Tensor]) -> list[
 def _found(axes: Axes, resolved: Resolved | None = None) -> list[tuple[Group, Dim]]:
     """Groups with the root label of each unit."""
     resolved = resolved or axes.resolve()
-    places = _places(axes, resolved)
-    alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for root, lying in places.items():
-        signature = tuple((key, axis, len(where)) for (key, axis), where in lying.items())
-        reason = int(resolved.reasons[root])
-        if any(axes.stored[key].roles[axis] == "makes" for key, axis in lying):
-            alike[signature, reason].append(root)
-    found = [_group(axes, resolved, roots, places) for roots in alike.values()]
-    named: dict[str, int] = defaultdict(int)
-    numbered = []
-    for group, roots in found:
+    named: Counter[str] = Counter()
+    found = []
+    for roots, lying in alike(places(list(axes.stored.values()), resolved), resolved):
+        group = _group(axes, resolved, roots, lying)
         named[group.name] += 1
-        count = named[group.name]
-        name = group.name if count == 1 else f"{group.name}#{count}"
-        numbered.append((Group(name, group.layers, group.kind, group.units, group.slots, group.frozen), roots))
-    return numbered
+        if named[group.name] > 1:
+            group = replace(group, name=f"{group.name}#{named[group.name]}")
+        found.append((group, roots))
+    return found
 
 
-def _places(axes: Axes, resolved: Resolved) -> dict[int, dict[tuple[int, int], list[int]]]:
-    """Per root label: where it lies along which axes of which stored tensors."""
-    places: dict[int, dict[tuple[int, int], list[int]]] = defaultdict(lambda: defaultdict(list))
-    for key, stored in axes.stored.items():
-        for axis, dim in enumerate(stored.dims):
-            if (dim < 0).all():
-                continue
-            for position, root in enumerate(resolved.roots[dim].tolist()):
-                places[root][key, axis].append(position)
-    return places
-
-
-def _group(
-    axes: Axes, resolved: Resolved, roots: list[int], places: dict[int, dict[tuple[int, int], list[int]]]
-) -> tuple[Group, Dim]:
-    slots = tuple(
-        Slot(
-            stored.owner,
-            stored.name,
-            axis,
-            torch.tensor([places[root][key, axis] for root in roots]),
-            stored.roles[axis] or "scales",
-        )
-        for key, axis in places[roots[0]]
-        for stored in (axes.stored[key],)
-    )
-    makers = [axes.stored[key] for key, axis in places[roots[0]] if axes.stored[key].roles[axis] == "makes"]
-    layers = tuple(dict.fromkeys(axes.name(stored.node) for stored in makers if stored.tensor.dim() > 1))
-    layers = layers or tuple(dict.fromkeys(axes.name(stored.node) for stored in makers))
+def _group(axes: Axes, resolved: Resolved, roots: Dim, lying: Sequence[Place]) -> Group:
+    makers = [place.stored for place in lying if place.stored.roles[place.axis] == "makes"]
+    layers = dict.fromkeys(axes.name(stored.node) for stored in makers if stored.tensor.dim() > 1)
+    layers = layers or dict.fromkeys(axes.name(stored.node) for stored in makers)
     reason = int(resolved.reasons[roots[0]])
-    frozen = resolved.texts[reason] if reason >= 0 else ONLY if len(roots) == 1 else None
-    kind = _kind(makers[0], bool((resolved.preferences[roots] >= HEADS).any()))
-    return Group(layers[0], layers, kind, len(roots), slots, frozen), np.array(roots, dtype=np.int64)
+    heads = bool((resolved.preferences[roots] >= HEADS).any())
+    return Group(
+        name=next(iter(layers)),
+        layers=tuple(layers),
+        kind=_kind(makers[0], heads),
+        units=len(roots),
+        slots=tuple(place.slot(roots) for place in lying),
+        frozen=resolved.texts[reason] if reason >= 0 else ONLY if len(roots) == 1 else None,
+    )
 
 
 def _kind(maker: Stored, heads: bool) -> Kind:
