@@ -1,5 +1,6 @@
 """Small trained nets that an exporter wrote, their data, and the context that a step runs in."""
 
+import io
 import tempfile
 import time
 from functools import cache
@@ -12,6 +13,7 @@ from torch import nn
 
 from modelpress.steps import STEPS
 from workers.engine.context import Context
+from workers.engine.readers.onnx import read_onnx
 from workers.engine.readers.pt2 import read_pt2
 from workers.engine.steps import APPLY
 from workers.engine.writers.onnx import write_onnx
@@ -138,12 +140,20 @@ def _exported(kind):
 
 def exported(net, x, batch=None):
     """What the reader makes of a net's own export; the batch is free unless it is given."""
-    shapes = ({0: torch.export.Dim("batch", min=1, max=512)},) if batch is None else None
-    program = torch.export.export(net.eval(), (x,), dynamic_shapes=shapes)
+    if batch is not None:
+        return _with_fixed_batch(net, x)
+    program = torch.export.export(net.eval(), (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=512)},))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "net.pt2"
         torch.export.save(program, file)
         return read_pt2(file)
+
+
+def _with_fixed_batch(net, x):
+    """As an ONNX file: the batch of a program is opened when it is read."""
+    file = io.BytesIO()
+    torch.onnx.export(net.eval(), (x,), file, dynamo=False, opset_version=17)
+    return read_onnx(file.getvalue())
 
 
 def trained(kind):
