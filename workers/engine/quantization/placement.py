@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import fx
 
 from workers.engine.ops.base import Quantization, op_of, source_of
+from workers.engine.transforms.attention import find_attention
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,17 @@ def after_fused(node: fx.Node) -> fx.Node:
 
 
 def place(graph: fx.Graph, layers: frozenset[fx.Node]) -> Placement:
-    """Where 8-bit values stand when these layers, and what can follow them, compute in integers."""
+    """Where 8-bit values stand when these layers, and what can follow them, compute in integers.
+
+    Scores of an attention stay float once a mask comes to them: its numbers would leave them no step of the grid.
+    """
     integer = set(layers)
+    scores = {node for attention in find_attention(graph) for node in attention.scores}
     for node in graph.nodes:
         trait = trait_of(node)
         if trait is None or trait.passes or trait.fused or (trait.weights and node.op == "call_module"):
+            continue
+        if node in scores and node.target is not torch.matmul:
             continue
         origins = [_origin(value) for value in quantized_inputs(node, trait)]
         if any(origin in integer for origin in origins) and all(

@@ -94,6 +94,18 @@ class Value(Pattern):
 
 
 @dataclass(frozen=True)
+class Anything(Pattern):
+    """A value that is computed, stored, or a literal."""
+
+    name: str
+
+    def match(self, value: Any, so_far: Match) -> Iterator[Match]:
+        bound = so_far.bind(self.name, value)
+        if bound is not None:
+            yield bound
+
+
+@dataclass(frozen=True)
 class Stored(Pattern):
     """A stored float tensor of more than one element: a weight."""
 
@@ -141,7 +153,10 @@ class Axes(Pattern):
 
 
 class Call(Pattern):
-    """A call of a function of the op table. Numbers among the arguments and options must be (nearly) those."""
+    """A call of a function of the op table. Numbers among the arguments must be (nearly) those, and the options too.
+
+    Options that are not named may be anything.
+    """
 
     def __init__(
         self,
