@@ -34,13 +34,20 @@ _HELD: tuple[tuple[int, torch.dtype, str], ...] = (
     (TensorProto.UINT4, torch.uint8, "uint4"),
     (TensorProto.INT2, torch.int8, "int2"),
     (TensorProto.UINT2, torch.uint8, "uint2"),
+    (TensorProto.FLOAT4E2M1, torch.float8_e4m3fn, "float4_e2m1fn"),
 )
 """Types that torch has no operations for: here a value takes a byte, and only inputs and outputs are called so."""
 
 NUMBERS: frozenset[int] = frozenset(number for number, _, _ in _NUMBERS)
 """What every part of the engine and of ONNX Runtime takes; the narrower types are there to be cast."""
-NARROW: dict[int, int] = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2, TensorProto.UINT2: 2}
-"""Bits of the integers that files pack several to a byte."""
+NARROW: dict[int, int] = {
+    TensorProto.INT4: 4,
+    TensorProto.UINT4: 4,
+    TensorProto.INT2: 2,
+    TensorProto.UINT2: 2,
+    TensorProto.FLOAT4E2M1: 4,
+}
+"""Bits of the types that files pack several to a byte."""
 
 TORCH_OF_ONNX: dict[int, torch.dtype] = {number: dtype for number, dtype, _ in chain(_NUMBERS, _BYTES, _HELD)}
 ONNX_OF_TORCH: dict[torch.dtype, int] = {dtype: number for number, dtype, _ in chain(_NUMBERS, _BYTES)}

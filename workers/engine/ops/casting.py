@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from onnx import TensorProto
 from torch import Tensor
 
 from workers.engine.dtypes import NARROW, ONNX_OF_TORCH, ONNX_OF_WORD, TORCH_OF_ONNX
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 def cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Tensor:
     """`saturate` and `round_mode` matter for 8-bit floats only."""
     dtype = TORCH_OF_ONNX[to]
+    if to == TensorProto.FLOAT4E2M1:
+        return _to_float4(x.float()).to(dtype)
     if to in NARROW:
         return _narrowed(x, dtype, NARROW[to])
     if dtype is torch.float8_e8m0fnu:
@@ -55,6 +58,13 @@ def _power_of_two(x: Tensor, round_mode: str) -> Tensor:
     share, exponent = torch.frexp(x.float().abs().clamp(min=2.0**-127))
     above = {"up": share > 0.5, "down": torch.zeros_like(share, dtype=torch.bool), "nearest": share >= 0.75}[round_mode]
     return torch.ldexp(torch.ones_like(share), exponent - 1 + above.int()).to(torch.float8_e8m0fnu)
+
+
+def _to_float4(x: Tensor) -> Tensor:
+    """One bit of mantissa, halves to even; larger ones become the largest, 6, and what is no number 0."""
+    size = x.nan_to_num(0).abs().clamp(max=6)
+    step = torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0))
+    return torch.copysign((size / step).round() * step, x)
 
 
 def _narrowed(x: Tensor, dtype: torch.dtype, bits: int) -> Tensor:

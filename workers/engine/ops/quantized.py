@@ -9,9 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from onnx import TensorProto
 from torch import Tensor, fx
 
+from workers.engine.dtypes import NARROW, ONNX_OF_TORCH, TORCH_OF_ONNX, WORD_OF_ONNX
 from workers.engine.ops.base import MOST, Op, register, source_of
+from workers.engine.ops.casting import cast
 from workers.engine.ops.plain import attributes_of
 from workers.engine.quantization.fake_quantize import FakeQuantize
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from workers.engine.readers.onnx_node import OnnxNode
     from workers.engine.writers.onnx import OnnxBuilder
 
+HELD = frozenset(WORD_OF_ONNX[number] for number in NARROW)
 IN_INTEGERS = "computes in integers"
 KEPT = "the file stores weights as integers, and they stay so"
 WIDENED = "the file stores weights as integers in a way that is not kept: they were read as floats"
@@ -36,10 +40,18 @@ def dequantize(
 
 
 def quantize(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 1, block_size: int = 0
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
 ) -> Tensor:
-    """Integers of the type of the zero point, 8 bits without sign where there is none; halves go to even numbers."""
-    kind = torch.uint8 if zero_point is None else zero_point.dtype
+    """In the type of the zero point, or in `output_dtype`, else in 8 bits without sign; halves go to even numbers."""
+    kind = TORCH_OF_ONNX[output_dtype or TensorProto.UINT8] if zero_point is None else zero_point.dtype
+    if kind.is_floating_point:
+        return cast(x / _along(scale, x, axis, block_size), to=ONNX_OF_TORCH[kind])
     bounds = torch.iinfo(kind)
     wide = (x / _along(scale, x, axis, block_size)).round()
     if zero_point is not None:
@@ -62,8 +74,8 @@ class Scaled(Op):
 
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         attributes = attributes_of(node)
-        block = {"block_size": attributes["block_size"]} if attributes["block_size"] else {}
-        onnx.emit(node, self.name, node.args, axis=attributes["axis"], **block)
+        given = {name: attributes[name] for name in ("block_size", "output_dtype") if attributes.get(name)}
+        onnx.emit(node, self.name, node.args, axis=attributes["axis"], **given)
 
     @staticmethod
     def places(node: OnnxNode) -> dict[str, int]:
@@ -76,10 +88,14 @@ class QuantizeLinear(Scaled):
     functions = (quantize,)
 
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
-        unknown = node.attributes.keys() - {"axis", "block_size", "saturate"}
-        if unknown:
-            raise node.refuse(f"attribute {min(unknown)!r} is not supported")
-        return graph.call(quantize, node.input(0), node.input(1), node.optional(2), **self.places(node))
+        kind, zero_point = node.attribute("output_dtype", 0), node.optional(2)
+        unknown = node.attributes.keys() - {"axis", "block_size", "saturate", "output_dtype"}
+        if unknown or not node.attribute("saturate", 1):
+            raise node.refuse(f"attribute {min(unknown, default='saturate')!r} is not supported")
+        word = WORD_OF_ONNX.get(kind) if zero_point is None else graph.word_of(zero_point)
+        if word in HELD:
+            raise node.refuse("makes values of a type that is not computed with here")
+        return graph.call(quantize, node.input(0), node.input(1), zero_point, **self.places(node), output_dtype=kind)
 
 
 @register
@@ -100,7 +116,7 @@ class DequantizeLinear(Scaled):
             graph.name(result, node.input_names[0])
             kept = not node.attribute("block_size", 0) and _symmetric(values, zero_point)
             if kept:
-                graph.stored_as_integers(result, _along(scale, values, node.attribute("axis", 1), 0))
+                graph.forms.integers(result, _along(scale, values, node.attribute("axis", 1), 0))
             note = KEPT if kept else WIDENED
             if note not in graph.notes:
                 graph.notes.append(note)

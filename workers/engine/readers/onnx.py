@@ -146,8 +146,6 @@ class _Reading:
         op = OPS.get((proto.domain, proto.op_type))
         if op is None or proto.domain == OWN_DOMAIN:
             raise UnsupportedModelError(CONTROL_FLOW if any(subgraphs(proto)) else UNKNOWN)
-        if proto.op_type == "QuantizeLinear" and any(map(self._values.is_foreign, proto.input)):
-            raise UnsupportedModelError("makes integers of a type that is not computed with here")
         inputs = tuple(self._values[name] if name else None for name in proto.input)
         if op.modules:
             inputs = tuple(self._graph.known(value) for value in inputs)

@@ -33,6 +33,10 @@ _IN_INT32: dict[int, type[np.generic]] = {
 }
 
 
+FLOAT4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""What 4-bit floats can be, by the number that their bits without the sign are."""
+
+
 def read_tensor(proto: TensorProto, name: str, external: ExternalFiles | None = None) -> Tensor:
     """A copy, or a window into a data file.
 
@@ -93,9 +97,14 @@ def _from_bytes(raw: bytes, dtype: torch.dtype, shape: tuple[int, ...], count: i
 
 
 def _unpacked(
-    proto: TensorProto, dtype: torch.dtype, shape: tuple[int, ...], count: int, name: str, external: ExternalFiles | None
+    proto: TensorProto,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    count: int,
+    name: str,
+    external: ExternalFiles | None,
 ) -> Tensor:
-    """Integers of 4 or 2 bits, the first in the lowest bits of its byte; each takes a byte here."""
+    """Values of 4 or 2 bits, the first in the lowest bits of its byte; each takes a byte here."""
     bits = NARROW[proto.data_type]
     packed = TensorProto(data_type=TensorProto.UINT8, dims=[-(-count * bits // 8)])
     if proto.data_location == TensorProto.EXTERNAL:
@@ -110,6 +119,8 @@ def _unpacked(
     values = parts.flatten()[:count].reshape(shape)
     if dtype is torch.uint8:
         return values
+    if dtype.is_floating_point:
+        return torch.tensor([*FLOAT4, *(-value for value in FLOAT4)])[values.long()].to(dtype)
     sign = 1 << bits - 1
     return (values.to(torch.int8) ^ sign) - sign
 

@@ -61,15 +61,12 @@ class Values:
             self._known[name] = self._graph.name(tensor, name)
         return self._known[name]
 
-    def is_foreign(self, name: str) -> bool:
-        """Whether something stored is of a type that the engine does not compute with."""
-        proto = self._held.get(name)
-        return isinstance(proto, TensorProto) and proto.data_type not in NUMBERS
-
     def foreign(self, name: str) -> TensorProto | None:
-        """Such a tensor as it is stored."""
+        """A stored tensor of a type that the engine does not compute with."""
         proto = self._held.get(name)
-        return self._external.taken_in(proto) if isinstance(proto, TensorProto) and self.is_foreign(name) else None
+        if isinstance(proto, TensorProto) and proto.data_type not in NUMBERS:
+            return self._external.taken_in(proto)
+        return None
 
 
 def attributes_of(proto: NodeProto) -> Iterator[tuple[str, Any]]:
