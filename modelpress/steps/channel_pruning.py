@@ -39,6 +39,11 @@ class ChannelPruning(Step):
     kinds: tuple[Kind, ...] = Field(
         ("channels", "neurons", "heads", "hidden_units"), min_length=1, description="what may be removed"
     )
+    refit: bool = Field(
+        True,
+        description="where there is data, fit the layers behind by least squares to what they gave before: "
+        "most of what is lost comes back without training",
+    )
     layer_ratios: dict[str, Share] = Field(
         {}, description="shares for the layers of these patterns instead, such as `layer1.*`: 0.25; 0 keeps all"
     )
@@ -50,7 +55,8 @@ class ChannelPruning(Step):
     )
     paper: ClassVar[str] = (
         "Li et al., 2017, arXiv:1608.08710; Fang et al., 2023, arXiv:2301.12900; Molchanov et al., 2019, "
-        "arXiv:1906.10771; He et al., 2019, arXiv:1811.00250; Liu et al., 2017, arXiv:1708.06519"
+        "arXiv:1906.10771; He et al., 2019, arXiv:1811.00250; Liu et al., 2017, arXiv:1708.06519; "
+        "He et al., 2017, arXiv:1707.06168"
     )
 
     @model_validator(mode="after")

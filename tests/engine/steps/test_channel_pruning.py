@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from modelpress.steps import Data
 from modelpress.steps.channel_pruning import ChannelPruning, Importance
 from tests.engine.pipeline.models import compress, convolutional, images
-from tests.engine.steps.nets import KINDS, accuracy, apply, context_for, data_of, outputs, trained, zeros
+from tests.engine.steps.nets import KINDS, Examples, accuracy, apply, context_for, data_of, outputs, trained, zeros
 from workers.engine.errors import StepError
 from workers.engine.shapes import stats
 from workers.engine.structure.groups import find_groups
@@ -69,10 +69,31 @@ def test_units_that_do_nothing_go_first(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_distillation_brings_back_what_pruning_took(kind):
     context = context_for(kind, train="unlabelled")
-    graph = prune(kind, context)
-    pruned = accuracy(graph, kind)
+    graph = prune(kind, context, refit=False)
     graph = apply(graph, context, {"step": "distillation", "epochs": 4, "learning_rate": 3e-3})
-    assert accuracy(graph, kind) >= max(pruned, accuracy(trained(kind), kind) - 0.03)
+    assert accuracy(graph, kind) >= accuracy(trained(kind), kind) - 0.03
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("importance", ["random", "taylor"])
+def test_fitting_the_layers_behind_brings_most_of_it_back_without_training(kind, importance):
+    context = context_for(kind, train="unlabelled")
+    options = {"importance": importance, "ratio": 0.4, "round_to": 1}
+    rough = accuracy(prune(kind, context, refit=False, **options), kind)
+    fitted = accuracy(prune(kind, context, **options), kind)
+    assert context.figures["error"] < context.figures["error_before_refit"]
+    assert fitted >= rough
+    assert fitted >= accuracy(trained(kind), kind) - 0.06
+    assert "fitted by least squares" in context.notes[-1]
+
+
+def test_fitting_that_does_not_help_is_left_out():
+    context = context_for("convolutional", train=Examples(torch.randn(2, 1, 8, 8)))
+    plain = prune("convolutional", context_for("convolutional"), importance="l2", refit=False)
+    graph = prune("convolutional", context, importance="l2")
+    told = context.notes[-1]
+    same = all(torch.equal(a, b) for a, b in zip(graph.module.parameters(), plain.module.parameters(), strict=True))
+    assert same == ("did not help" in told)
 
 
 @pytest.mark.parametrize("target", ["macs_left", "parameters_left"])
@@ -157,6 +178,8 @@ def test_what_was_done_is_told():
         "parameters_after": after.parameters,
         "macs_before": before.macs,
         "macs_after": after.macs,
+        "error_before_refit": context.figures["error_before_refit"],
+        "error": context.figures["error"],
     }
 
 

@@ -20,7 +20,7 @@ Visit = Callable[[fx.Node, Tensor, Tensor], None]
 @torch.no_grad()
 def walk(graph: Graph, quantized: Quantized, batches: Sequence[Sequence[Tensor]], visit: Visit) -> None:
     """Visit each integer layer before it runs in the quantized graph: what the visitor mends, later layers see."""
-    floats, integers = _Steps(graph.module, batches), _Steps(quantized.graph.module, batches)
+    floats, integers = Steps(graph.module, batches), Steps(quantized.graph.module, batches)
     origin = {copied: node for node, copied in quantized.twin.items()}
     layers, ahead = set(quantized.layers), iter(graph.module.graph.nodes)
     for node in quantized.graph.module.graph.nodes:
@@ -38,7 +38,7 @@ def walk(graph: Graph, quantized: Quantized, batches: Sequence[Sequence[Tensor]]
             floats.forget(origin[node])
 
 
-class _Steps:
+class Steps:
     """A graph run one node at a time, on all batches; values are dropped after their last reader."""
 
     def __init__(self, module: fx.GraphModule, batches: Sequence[Sequence[Tensor]]) -> None:
