@@ -13,7 +13,8 @@ LITERAL = """
     {name}4 = Reshape({name}, apart)
 """
 COUNTED = """
-    {name}s = Shape({name}) {name}n = Gather({name}s, zero) {name}l = Gather({name}s, one) {name}w = Gather({name}s, two)
+    {name}s = Shape({name}) {name}n = Gather({name}s, zero) {name}l = Gather({name}s, one)
+    {name}w = Gather({name}s, two)
     {name}h = Div({name}w, heads) {name}to = Concat<axis=0>({name}n, {name}l, heads, {name}h)
     {name}4 = Reshape({name}, {name}to)
 """
@@ -81,9 +82,11 @@ def test_heads_of_one_matrix_that_is_split():
 
 def test_heads_of_one_matrix_that_is_viewed():
     """As in vision transformers: (batch, length, 3, heads, width), then one of the three by index."""
-    text = f"""{SIGNATURE} {{ apart = Constant<value_ints=[0, 0, 3, 4, 6]>() together = Constant<value_ints=[0, 0, 24]>()
+    text = f"""{SIGNATURE} {{
+        apart = Constant<value_ints=[0, 0, 3, 4, 6]>() together = Constant<value_ints=[0, 0, 24]>()
         zero = Constant<value_int=0>() one = Constant<value_int=1>() two = Constant<value_int=2>()
-        packed = MatMul(x, w) sum = Add(packed, b) view = Reshape(sum, apart) five = Transpose<perm=[2, 0, 1, 3, 4]>(view)
+        packed = MatMul(x, w) sum = Add(packed, b) view = Reshape(sum, apart)
+        five = Transpose<perm=[2, 0, 1, 3, 4]>(view)
         q4 = Gather<axis=0>(five, zero) k4 = Gather<axis=0>(five, one) v4 = Gather<axis=0>(five, two) {ATTEND}
         z = Reshape(back, together) y = MatMul(z, wo) }}"""
     groups, _ = pruned_exactly(net(text, {"w": (8, 72), "b": (72,), "wo": (24, 8), "factor": (1,)}))
@@ -97,7 +100,8 @@ def test_queries_that_share_keys(shared, units):
         q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)
         many = Constant<value_ints=[0, 0, 4, 6]>() few = Constant<value_ints=[0, 0, {shared}, 6]>()
         q4 = Reshape(q, many) kf = Reshape(k, few) vf = Reshape(v, few)
-        qt = Transpose<perm=[0, 2, 1, 3]>(q4) k3 = Transpose<perm=[0, 2, 1, 3]>(kf) v3 = Transpose<perm=[0, 2, 1, 3]>(vf)
+        qt = Transpose<perm=[0, 2, 1, 3]>(q4) k3 = Transpose<perm=[0, 2, 1, 3]>(kf)
+        v3 = Transpose<perm=[0, 2, 1, 3]>(vf)
         place = Constant<value_ints=[2]>() k5 = Unsqueeze(k3, place) v5 = Unsqueeze(v3, place)
         copies = Constant<value_ints=[1, 1, {4 // shared}, 1, 1]>() ke = Expand(k5, copies) ve = Expand(v5, copies)
         four = Constant<value_ints=[0, 4, -1, 6]>() kr = Reshape(ke, four) vt = Reshape(ve, four)
@@ -149,7 +153,8 @@ def test_sums_by_letters():
 
 def test_the_width_between_norms_stays_and_that_of_feed_forward_layers_does_not():
     text = """(int64[N, T] tokens) => (float[N, T, 20] y) {
-        x = Gather(table, tokens) n = LayerNormalization<axis=-1>(x, scale, shift) a = Gemm_free(n, w1) y = MatMul(a, w2)
+        x = Gather(table, tokens)
+        n = LayerNormalization<axis=-1>(x, scale, shift) a = Gemm_free(n, w1) y = MatMul(a, w2)
     }""".replace(
         "a = Gemm_free(n, w1)", "h = MatMul(n, w1) g = Add(h, b1) e = Sigmoid(g) m = MatMul(e, w3) a = Add(x, m)"
     )

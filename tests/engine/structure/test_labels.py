@@ -1,5 +1,7 @@
 """Labels of dimensions: which elements go together, and along which part products are divided."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -106,7 +108,7 @@ def test_components_are_those_of_a_search(pairs):
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.data())
 def test_both_sides_of_a_reshape_are_made_of_common_factors(sizes, data):
     cuts = sorted(data.draw(st.sets(st.integers(1, len(sizes)), max_size=3)) | {0, len(sizes)})
-    after = [int(np.prod(sizes[low:high])) for low, high in zip(cuts, cuts[1:], strict=False)]
+    after = [int(np.prod(sizes[low:high])) for low, high in pairwise(cuts)]
     common = common_factors(sizes, after)
     assert common is not None
     for shape in (sizes, after):
