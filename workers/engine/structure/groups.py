@@ -63,7 +63,8 @@ def zero_units(graph: Graph, keep: Mapping[str, Tensor]) -> None:
             owner = graph.module.get_submodule(slot.owner)
             if slot.role == "scales" and (not slot.owner or slot.name not in dict(owner.named_parameters())):
                 continue
-            raw_parameter(owner, slot.name).data.index_fill_(slot.axis, slot.positions[gone].flatten(), 0)
+            tensor = raw_parameter(owner, slot.name).data
+            tensor.index_fill_(slot.axis, slot.positions[gone].flatten().to(tensor.device), 0)
 
 
 def _chosen(found: list[tuple[Group, Dim]], keep: Mapping[str, Tensor]) -> list[tuple[Group, Dim]]:
