@@ -18,7 +18,7 @@ from modelpress.models import TensorSpec
 from workers.engine.dtypes import WORD_OF_TORCH
 from workers.engine.graph import Graph, Header
 from workers.engine.ops.base import ANY, FEW, op_of_function
-from workers.engine.quantization.grid import BiasGrid, IntegerGrid
+from workers.engine.stored_forms import StoredForms
 from workers.engine.transforms.raising import raise_patterns
 
 Value = fx.Node | Tensor
@@ -45,8 +45,7 @@ class GraphBuilder:
         self._transposed: dict[int, Tensor] = {}
         self._alive: list[Tensor] = []
         self._claimed: set[int] = set()
-        self._scales: dict[int, Tensor] = {}
-        """Of tensors and parameters that the file stores as integers: the scale of each, which broadcasts over it."""
+        self.forms = StoredForms()
         self._constant: set[fx.Node] = set()
         """Nodes that compute their one tensor from constants alone."""
         self._tensors: dict[fx.Node, Tensor] = {}
@@ -77,15 +76,9 @@ class GraphBuilder:
         """The parameter of a transposed matrix: the very one of its source where the file transposes it itself."""
         source = self._transposed.get(id(tensor))
         if source is None:
-            source = self._transposed[id(tensor)] = self._known_like(tensor, self.keep(tensor.t().contiguous()))
-            if id(source) in self._scales:
-                self._scales[id(source)] = self._scales[id(source)].t()
+            turned = self.keep(tensor.t().contiguous())
+            source = self._transposed[id(tensor)] = self._known_like(tensor, turned, transposed=True)
         return self.parameter(source)
-
-    def stored_as_integers(self, tensor: Tensor, scale: Tensor) -> Tensor:
-        """Remember that a constant is whole numbers (-127 to 127, or a bias in 32 bits) × scale, broadcast over it."""
-        self._scales[id(self.keep(tensor))] = scale
-        return tensor
 
     def word_of(self, value: Value) -> str | None:
         """The element type that the file gives an input or a stored tensor; None for what is computed."""
@@ -155,8 +148,10 @@ class GraphBuilder:
         if node in self._tensors:
             return
         function: Callable[..., Tensor] = node.target  # type: ignore[assignment]
+        arguments = fx.map_arg(node.args, self._tensors.__getitem__)
         with torch.no_grad():
-            result = self.keep(function(*fx.map_arg(node.args, self._tensors.__getitem__), **node.kwargs))
+            result = self.keep(function(*arguments, **node.kwargs))
+        self.forms.computed(function, arguments, result)
         self._tensors[node] = result
         names = (self.name_of(self._tensors[source]) for source in node.all_input_nodes)
         name = next(filter(None, names), None)
@@ -216,7 +211,7 @@ class GraphBuilder:
             notes=self.notes,
         )
         raise_patterns(graph)
-        self._constrain(graph)
+        self.forms.constrain(graph)
         return graph
 
     def _own(self, tensor: Tensor) -> Tensor:
@@ -227,32 +222,21 @@ class GraphBuilder:
         self._claimed.add(storage.data_ptr())
         return tensor
 
-    def _known_like(self, tensor: Tensor, other: T) -> T:
+    def _known_like(self, tensor: Tensor, other: T, *, transposed: bool = False) -> T:
         """The other, with the user's name for the tensor, and stored as it is stored."""
         if id(tensor) in self._names:
             self.name(other, self._names[id(tensor)])
-        if id(tensor) in self._scales:
-            self._scales[id(other)] = self._scales[id(tensor)]
+        self.forms.copied(tensor, other, transposed=transposed)
         return other
-
-    def _constrain(self, graph: Graph) -> None:
-        """What the file stores as integers of a scale stays that."""
-        for layer in graph.layers():
-            trait = layer.op.quantization
-            for name, parameter in list(layer.module.named_parameters(recurse=False)):
-                scale = self._scales.get(id(parameter))
-                if scale is not None and name in layer.op.weights:
-                    axes = tuple(axis for axis, size in enumerate(scale.shape) if size > 1)
-                    layer.constrain(name, IntegerGrid(scale, axes))
-                elif scale is not None and trait is not None and name == trait.bias:
-                    layer.constrain(name, BiasGrid(scale.expand(parameter.shape)))
 
     def _folded(self, function: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> Tensor:
         """A weight that was only laid out anew keeps its name, and a transposed one stays tied to its source."""
         op = op_of_function(function)
-        if op is not None and op.folds == ANY and id(args[0]) in self._names:
+        unfolded = self.forms.computed(function, args, result)
+        anew = op is not None and op.folds == ANY
+        if (unfolded or anew) and id(args[0]) in self._names:
             self._names[id(result)] = self._names[id(args[0])]
-            if result.dim() == 2 and result.shape == args[0].shape[::-1] and torch.equal(result, args[0].t()):
+            if anew and result.dim() == 2 and result.shape == args[0].shape[::-1] and torch.equal(result, args[0].t()):
                 self._transposed[id(result)] = args[0]
         return result
 

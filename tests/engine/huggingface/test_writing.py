@@ -17,10 +17,10 @@ from workers.engine.constraints import constrain
 from workers.engine.errors import UnsupportedModelError
 from workers.engine.graph import Graph
 from workers.engine.quantization.fake_quantize import FakeQuantize
+from workers.engine.quantization.half import Half
 from workers.engine.readers import read_model
 from workers.engine.readers.archive_folder import unpack
 from workers.engine.readers.huggingface import read_huggingface
-from workers.engine.steps.half_precision import Half
 from workers.engine.structure.blocks import drop, find_blocks
 from workers.engine.structure.groups import Group, find_groups, remove_units
 from workers.engine.writers import write_model

@@ -145,3 +145,14 @@ def test_recurrent_layers_that_compute_in_integers_are_kept() -> None:
     )  # fmt: skip
     graph = assert_same(model.SerializeToString(), {"x": floats(5, 2, 64)})
     assert [str(m) for m in graph.module.modules() if isinstance(m, Opaque)] == ["com.microsoft.DynamicQuantizeLSTM"]
+
+
+@pytest.mark.parametrize("step", ["dynamic_quantization", "half_precision"])
+def test_weights_stay_in_the_form_in_which_a_file_stores_them(step: str) -> None:
+    """Also where they are unfolded by a cast, and a product, and not by `DequantizeLinear`."""
+    file = write_onnx(apply(trained("recurrent"), context_for("recurrent"), {"step": step}))
+    once = read_onnx(file)
+    again = write_onnx(once)
+    assert ops(again) == ops(file)
+    assert len(again) == len(write_onnx(read_onnx(again))) == len(file)
+    assert [layer.name for layer in read_onnx(again).layers()] == [layer.name for layer in once.layers()]

@@ -6,33 +6,16 @@ import torch
 from torch import Tensor
 
 from modelpress.steps.half_precision import HalfPrecision
-from workers.engine.constraints import Constraint, raw_parameter
+from workers.engine.constraints import raw_parameter
 from workers.engine.context import Context
-from workers.engine.encodings import Encoding, HalfFloat
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
+from workers.engine.quantization.half import Half
 from workers.engine.selection import selected, tell_untouched
 from workers.engine.steps import applies
 
 BOUNDS = {torch.float16: 1e-3, torch.bfloat16: 4e-3}
 """Relative error of a layer's weights above which it stays float: some times what rounding costs an ordinary layer."""
-
-
-class Half(Constraint):
-    """Rounds to a 16-bit float and back; gradients pass straight through."""
-
-    bits = 16.0
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-
-    def forward(self, weight: Tensor) -> Tensor:
-        rounded = weight.detach().to(self.dtype).to(weight.dtype)
-        return rounded + (weight - weight.detach())
-
-    def encode(self, weight: Tensor) -> Encoding:
-        return HalfFloat(weight.to(self.dtype))
 
 
 @applies(HalfPrecision)
