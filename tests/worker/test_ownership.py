@@ -26,13 +26,14 @@ from app.db.tables import FINAL, Job, JobEvent, Model, Tenant
 from app.storage.base import BlobStore
 from modelpress.models import ModelSpec, ModelStats, Signature
 from modelpress.report import Environment, Report, Size, Verdict
-from modelpress.run import RunError
+from modelpress.run import ResultFile, RunError
 from tests.worker.jobs import Desk
 from workers.outcomes import finish_compression
 from workers.ownership import Claim, News, Ownership, claim
 from workers.takeover import take_back
 from workers.transitions import OWNED, FencedError
 
+FILE = ResultFile(format="onnx", path="out/model.onnx")
 SPEC = ModelSpec(format="onnx", signature=Signature(inputs=(), outputs=()), stats=ModelStats())
 SIZE = Size(bytes=1, zstd_bytes=1, parameters=1, nonzeros=1, macs=None)
 ENVIRONMENT = Environment(cpu="", isa=(), device="cpu", threads=1, python="", torch="", onnxruntime="")
@@ -58,7 +59,7 @@ def finish(store: BlobStore, tenant: UUID, ownership: Ownership) -> UUID | None:
     with store.writer(tenant) as writer:
         writer.write(b"smaller")
         writer.finish()
-        return finish_compression(ownership, SPEC, REPORT, [("onnx", writer)], "log")
+        return finish_compression(ownership, SPEC, REPORT, [(FILE, writer)], "log")
 
 
 def test_a_claim_takes_the_best_job_that_may_run_now(desk: Desk) -> None:
