@@ -237,6 +237,57 @@ CALLS = {
     "unlike": Calls(lambda x: torch.logical_or(x != 0, x > 1).float().masked_fill(x.sign().round() == 1, 3.0)),
     "baddbmm": Calls(lambda x: torch.baddbmm(x[:, 0], x[:, 1] @ x[:, 1].transpose(1, 2), x[:, 2])),
     "expand as": Calls(lambda x: x[:, :1].expand_as(x) + x.clamp_max(0.5)),
+    "weight norm": Calls(same, nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1))),
+    "weight norm of old": Calls(same, nn.utils.weight_norm(nn.Conv2d(4, 4, 1))),
+    "scaled baddbmm": Calls(lambda x: torch.baddbmm(x[:, 0], x[:, 1] @ x[:, 1].mT, x[:, 2], beta=0.5, alpha=2)),
+    "scaled addmm": Calls(lambda x: torch.addmm(x[:, 0, 0], x[:, 1, 0], torch.eye(5), beta=0.5, alpha=2)),
+    "reshape as": Calls(lambda x: (x * 2).flatten(1).reshape_as(x) + (x * 2).view_as(x)),
+    "gated": Calls(lambda x: F.glu(x, 1)),
+    "adaptive max": Calls(lambda x: F.adaptive_max_pool2d(x, 1)),
+    "pads": Calls(lambda x: F.pad(x, (1, 1, 2, 2), mode="reflect") + F.pad(x, (1, 1, 2, 2), mode="circular")),
+    "variance": Calls(lambda x: x.var(1) + x.std((1, 2), keepdim=True)[:, 0] + torch.var_mean(x, 1, correction=0)[1]),
+    "deviation of all": Calls(lambda x: x / x.std()),
+    "any and all": Calls(lambda x: (x > 1).any(1).float() + (x > -3).all(1).float() + (x * 0 + 1).any(2).float().sum()),
+    "count": Calls(lambda x: torch.count_nonzero(x > 0, 1).float() + (x > 0).sum(1) + (x > 0).cumsum(1).sum(1)),
+    "special values": Calls(lambda x: torch.isnan(x).float() + torch.isinf(x / 0).float() + torch.nan_to_num(x / 0)),
+    "logarithms": Calls(lambda x: torch.log1p(x.abs()) + torch.log2(x.abs() + 1) + torch.log10(x.abs() + 1)),
+    "exponentials": Calls(lambda x: torch.expm1(x) + torch.exp2(x) + 2**x + torch.logit(x.sigmoid())),
+    "rounded division": Calls(lambda x: x // 2 + torch.div(x, 0.3, rounding_mode="trunc") + x.trunc() + x.frac()),
+    "division of integers": Calls(lambda x: ((x * 9).int() // 4).float() + torch.div((x * 9).int(), 4)),
+    "remainders": Calls(lambda x: x % 0.7 + torch.fmod(x, 0.7) + ((x * 9).int() % 4).float()),
+    "flip": Calls(lambda x: x.flip(2, 3)),
+    "repeat interleave": Calls(lambda x: x.repeat_interleave(2, 1)),
+    "tile": Calls(lambda x: x.tile(2, 1)),
+    "narrow": Calls(lambda x: x.narrow(1, 1, 2).swapaxes(1, 2)),
+    "one hot": Calls(lambda x: F.one_hot(x.argmax(1), 4).float()),
+    "scatter": Calls(lambda x: torch.zeros_like(x).scatter(1, x.argmax(1, keepdim=True), 1.0)),
+    "clamp between tensors": Calls(lambda x: x.clamp(torch.tensor(-0.5), torch.tensor(0.5)) + torch.clip(x, -1, 1)),
+    "sort": Calls(lambda x: x.sort(1)[0] + x.argsort(2, descending=True).float()),
+    "similarity": Calls(
+        lambda x: F.cosine_similarity(x[:, 0], x[:, 1], dim=-1) + F.pairwise_distance(x[:, 0], x[:, 2])
+    ),
+    "largest": Calls(lambda x: torch.linalg.vector_norm(x, ord=float("inf"), dim=1) + x[:, 1].fmax(x[:, 2])),
+    "meshgrid": Calls(
+        lambda x: x + torch.stack(torch.meshgrid(torch.arange(6.0), torch.arange(5.0), indexing="ij")).sum(0)
+    ),
+    "linspace": Calls(lambda x: x + torch.linspace(0, 1, x.shape[3])),
+    "place and batch": Calls(lambda x: x[torch.arange(x.shape[0]), x[:, :, 0, 0].argmax(1)]),
+    "threshold": Calls(lambda x: F.threshold(x, 0.1, 0.5) + F.rrelu(x) + F.tanhshrink(x)),
+    "interpolations": Calls(
+        lambda x: torch.hypot(x, x + 1) + torch.lerp(x, x * 2, 0.3) + torch.addcdiv(x, x, x.abs() + 1)
+    ),
+    "logic of bits": Calls(lambda x: (((x * 9).int() & 6) | 1).float() + ((x > 0) & ~(x > 1) | (x < -1)).float()),
+    "mixed types": Calls(lambda x: x.masked_fill(x > 0, -1.0) * x.gt(0) + x.argmax(1, keepdim=True) * 0.5),
+    "sizes as numbers": Calls(lambda x: x * x.shape[0] + x.sum() / x.numel()),
+    "choices": Calls(lambda x: torch.where(x > 0, x, 0.0) + torch.where(x > 0, 1.0, 2.0)),
+    "made like": Calls(lambda x: torch.cat([torch.full_like(x, 2), x.new_zeros(x.shape[0], 1, 6, 5)], 1)),
+    "unshuffle": Calls(lambda x: F.pixel_unshuffle(x[:, :, :, :4], 2)),
+    "channel shuffle": Calls(lambda x: F.channel_shuffle(x, 2)),
+    "nearest exact": Calls(lambda x: F.interpolate(x, scale_factor=1.5, mode="nearest-exact")),
+    "split": Calls(lambda x: torch.hstack([x.tensor_split(3, 1)[0], x])),
+    "causal attention": Calls(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True)),
+    "grouped attention": Calls(lambda x: F.scaled_dot_product_attention(x, x[:, :2], x[:, :2], enable_gqa=True)),
+    "in place": Calls(lambda x: (x * 1).mul_(2).add_(1).sub_(x).div_(3).abs_().sqrt_()),
     "trigonometry": Calls(lambda x: x.tan().atan() + x.sinh().asinh() + x.tanh().asin() + x.tanh().acos()),
 }
 
@@ -251,3 +302,34 @@ def test_calls_read_exactly(name: str, tmp_path: Path) -> None:
         wanted = model(x)
         torch.testing.assert_close(graph(x)[0], wanted, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(run_onnx(graph, x), wanted.numpy(), rtol=1e-4, atol=1e-4)
+
+
+class Attention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.unflatten(2, (4, 8)).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(heads, heads[:, :2], heads[:, :2], is_causal=True, enable_gqa=True)
+        return mixed.transpose(1, 2).flatten(2)
+
+
+def test_grouped_causal_attention_over_any_length(tmp_path: Path) -> None:
+    shapes = ({0: BATCH, 1: torch.export.Dim("length", min=2)},)
+    program = torch.export.export(Attention(), (torch.randn(3, 7, 32),), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "model.pt2")
+    graph = read_pt2(tmp_path / "model.pt2")
+    x = torch.randn(2, 11, 32)
+    torch.testing.assert_close(graph(x)[0], Attention()(x), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run_onnx(graph, x), Attention()(x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+class SeenAgain(nn.Module):
+    """Changes a part of what it returns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = x * 1
+        whole[:, 0].mul_(2)
+        return whole
+
+
+def test_a_change_in_place_that_is_seen_elsewhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"in place \(mul_\)"):
+        read_pt2(exported(SeenAgain(), torch.randn(3, 4), tmp_path / "model.pt2"))

@@ -345,7 +345,7 @@ def read_aten_shrink(node: AtenNode, graph: GraphBuilder) -> Value:
     return graph.call(shrink, node.value("self"), bias=width if node.target.startswith("soft") else 0.0, lambd=width)
 
 
-@reads_aten("clamp.default", "clamp_.default", "clamp_min.default", "clamp_max.default")
+@reads_aten("clamp.default", "clamp_.default", "clip.default", "clamp_min.default", "clamp_max.default")
 def read_aten_clamp(node: AtenNode, graph: GraphBuilder) -> Value:
     low, high = node.get("min"), node.get("max")
     return graph.call(clip, node.value("self"), *(None if bound is None else float(bound) for bound in (low, high)))

@@ -38,8 +38,7 @@ def read_aten_attention(node: AtenNode, graph: GraphBuilder) -> Value:
     if node.get("is_causal"):
         mask = _causal(node, graph)
     if mask is not None:
-        kept = mask.dtype if isinstance(mask, torch.Tensor) else node.dtypes["attn_mask"]
-        if kept is torch.bool:
+        if node.get("is_causal") or node.dtypes["attn_mask"] is torch.bool:
             scores = graph.call(torch.where, mask, scores, graph.keep(torch.tensor(MASKED)))
         else:
             scores = graph.call(torch.add, scores, mask)

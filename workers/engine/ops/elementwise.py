@@ -7,7 +7,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from workers.engine.ops.aten import operands_of, reads_aten, reads_aten_as
 from workers.engine.ops.axis_rules import elementwise
@@ -105,14 +105,13 @@ ATEN_FUNCTIONS: dict[str, Callable[..., Any]] = {
 for target, function in ATEN_FUNCTIONS.items():
     reads_aten_as(function, f"{target}.Tensor", f"{target}.Scalar", f"{target}_.Tensor")
 reads_aten_as(divide, "div.Tensor", "div_.Tensor", "div.Scalar")
-reads_aten_as(power, "pow.Tensor_Scalar", "pow.Tensor_Tensor")
-reads_aten_as(maximum, "maximum.default", "max.other")
-reads_aten_as(minimum, "minimum.default", "min.other")
-reads_aten_as(torch.logical_not, "logical_not.default", "bitwise_not.default")
+reads_aten_as(power, "pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar")
+reads_aten_as(maximum, "maximum.default", "max.other", "fmax.default")
+reads_aten_as(minimum, "minimum.default", "min.other", "fmin.default")
+reads_aten_as(torch.logical_not, "logical_not.default")
 reads_aten_as(torch.logical_and, "logical_and.default")
 reads_aten_as(torch.logical_or, "logical_or.default")
 reads_aten_as(torch.logical_xor, "logical_xor.default")
-reads_aten_as(torch.where, "where.self")
 
 
 @reads_aten("rsub.Scalar")
@@ -145,6 +144,12 @@ def read_aten_masked_fill(node: AtenNode, graph: GraphBuilder) -> Value:
     return graph.call(torch.where, node.value("mask"), value, x)
 
 
+@reads_aten("bitwise_not.default")
+def read_aten_not(node: AtenNode, graph: GraphBuilder) -> Value:
+    inverse = torch.logical_not if node.dtype is torch.bool else torch.bitwise_not
+    return graph.call(inverse, node.value("self"))
+
+
 LOGIC: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "and": (torch.logical_and, torch.bitwise_and),
     "or": (torch.logical_or, torch.bitwise_or),
@@ -165,12 +170,7 @@ def read_aten_logic(node: AtenNode, graph: GraphBuilder) -> Value:
     return graph.call(of_booleans if node.dtype is torch.bool else of_bits, *operands)
 
 
-@reads_aten("where.ScalarOther", "where.ScalarSelf", "where.Scalar")
+@reads_aten("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")
 def read_aten_choice(node: AtenNode, graph: GraphBuilder) -> Value:
-    """Numbers take the dtype of the tensor beside them; two numbers that of the result."""
-    dtype = node.dtypes.get("self") or node.dtypes.get("other") or node.output_dtypes[0] or torch.float32
-    chosen = [
-        value if isinstance(value, (Tensor, fx.Node)) else graph.keep(torch.tensor(value, dtype=dtype))
-        for value in (node.plain(node.get(side)) for side in ("self", "other"))
-    ]
+    chosen = operands_of(node, graph, [node.get("self"), node.get("other")])
     return graph.call(torch.where, node.value("condition"), *chosen)

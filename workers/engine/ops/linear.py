@@ -248,15 +248,18 @@ def read_aten_einsum(node: AtenNode, graph: GraphBuilder) -> Value:
     return graph.call(einsum, *node.get("tensors"), equation=equation)
 
 
-reads_aten_as(torch.matmul, "matmul.default", "bmm.default", "mm.default")
+reads_aten_as(torch.matmul, "matmul.default", "bmm.default", "mm.default", "mv.default")
 
 
 @reads_aten("baddbmm.default")
 def read_aten_baddbmm(node: AtenNode, graph: GraphBuilder) -> Value:
-    if node.get("beta", 1) != 1 or node.get("alpha", 1) != 1:
-        raise node.unsupported("its alpha or beta is not 1")
     product = graph.call(torch.matmul, node.value("batch1"), node.value("batch2"))
-    return graph.call(torch.add, product, node.value("self"))
+    parts = [(product, node.get("alpha", 1)), (node.value("self"), node.get("beta", 1))]
+    scaled = [
+        part if factor == 1 else graph.call(torch.mul, part, graph.keep(torch.tensor(float(factor))))
+        for part, factor in parts
+    ]
+    return graph.call(torch.add, *scaled)
 
 
 @reads_aten("linear.default", "addmm.default")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from workers.engine.ops.aten import reads_aten
+from workers.engine.ops.aten import of_dtype, reads_aten
 from workers.engine.ops.axis_rules import along_axes, reduced
 from workers.engine.ops.base import register
 from workers.engine.ops.plain import Plain, plain
@@ -220,7 +220,8 @@ def read_aten_reduction(node: AtenNode, graph: GraphBuilder) -> Value:
     dims = [] if dims is None else dims if isinstance(dims, list) else [dims]
     axes = tuple(int(axis) for axis in dims) or None
     keep = int(node.get("keepdim", False))
-    return graph.call(kind, node.value("self"), axes, keepdims=keep, noop_with_empty_axes=0)
+    x = of_dtype(node.value("self"), node.output_dtypes[0] or torch.float32, graph)
+    return graph.call(kind, x, axes, keepdims=keep, noop_with_empty_axes=0)
 
 
 @reads_aten("max.dim", "min.dim")
@@ -234,11 +235,14 @@ def read_aten_extreme(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:
 
 @reads_aten("linalg_vector_norm.default")
 def read_aten_norm(node: AtenNode, graph: GraphBuilder) -> Value:
-    kind = {1: reduce_l1, 2: reduce_l2}.get(node.get("ord", 2))
+    order, x = node.get("ord", 2), node.value("self")
+    if order == math.inf:
+        x = graph.call(torch.abs, x)
+    kind = {1: reduce_l1, 2: reduce_l2, math.inf: reduce_max}.get(order)
     if kind is None:
-        raise node.unsupported("its order is neither 1 nor 2")
+        raise node.unsupported("its order is neither 1, 2 nor infinity")
     axes = tuple(int(axis) for axis in node.get("dim") or ()) or None
-    return graph.call(kind, node.value("self"), axes, keepdims=int(node.get("keepdim", False)), noop_with_empty_axes=0)
+    return graph.call(kind, x, axes, keepdims=int(node.get("keepdim", False)), noop_with_empty_axes=0)
 
 
 @reads_aten("topk.default")
@@ -249,9 +253,8 @@ def read_aten_topk(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:
 
 @reads_aten("cumsum.default")
 def read_aten_cumulative_sum(node: AtenNode, graph: GraphBuilder) -> Value:
-    if node.dtype == torch.bool:
-        raise node.unsupported("it counts booleans")
-    return graph.call(cumulative_sum, node.value("self"), node.axis("dim", "self"), exclusive=0, reverse=0)
+    x = of_dtype(node.value("self"), node.output_dtypes[0] or torch.float32, graph)
+    return graph.call(cumulative_sum, x, node.axis("dim", "self"), exclusive=0, reverse=0)
 
 
 @reads_aten("argmax.default", "argmin.default")

@@ -240,6 +240,7 @@ class GridSample(Plain):
 
 @reads_aten(
     "upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec",
+    "_upsample_nearest_exact1d.vec", "_upsample_nearest_exact2d.vec", "_upsample_nearest_exact3d.vec",
     "upsample_linear1d.vec", "upsample_bilinear2d.vec", "upsample_trilinear3d.vec", "upsample_bicubic2d.vec",
 )  # fmt: skip
 def read_aten_upsample(node: AtenNode, graph: GraphBuilder) -> Value:
@@ -251,7 +252,9 @@ def read_aten_upsample(node: AtenNode, graph: GraphBuilder) -> Value:
         spatial = node.vector(sizes, graph)
         spatial = graph.keep(torch.tensor(spatial)) if isinstance(spatial, tuple) else spatial
         targets = None, graph.call(concat, kept, spatial, axis=0)
-    if "nearest" in node.target:
+    if "exact" in node.target:
+        ways = {"mode": "nearest", "coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_ceil"}
+    elif "nearest" in node.target:
         ways = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     else:
         corners = "align_corners" if node.get("align_corners") else "pytorch_half_pixel"

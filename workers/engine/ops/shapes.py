@@ -215,11 +215,12 @@ def read_aten_permute(node: AtenNode, graph: GraphBuilder) -> Value:
     return graph.call(transpose, node.value("self"), perm=tuple(axis % rank for axis in node.get("dims")))
 
 
-@reads_aten("transpose.int", "t.default", "numpy_T.default", "mT.default")
+@reads_aten("transpose.int", "swapaxes.default", "t.default", "numpy_T.default", "mT.default")
 def read_aten_transpose(node: AtenNode, graph: GraphBuilder) -> Value:
     order = list(range(node.rank("self")))
-    if node.target == "transpose.int":
-        first, second = node.axis("dim0", "self"), node.axis("dim1", "self")
+    if node.target in ("transpose.int", "swapaxes.default"):
+        names = ("dim0", "dim1") if node.target == "transpose.int" else ("axis0", "axis1")
+        first, second = (node.axis(name, "self") for name in names)
         order[first], order[second] = order[second], order[first]
     elif node.target == "mT.default":
         order[-2:] = order[:-3:-1]
@@ -261,7 +262,7 @@ def read_aten_split(node: AtenNode, graph: GraphBuilder) -> tuple[Value, ...]:
     return graph.call_each(len(lengths), split, node.value("self"), tuple(lengths), axis=axis, num_outputs=len(lengths))
 
 
-@reads_aten("expand.default")
+@reads_aten("expand.default", "broadcast_to.default")
 def read_aten_expand(node: AtenNode, graph: GraphBuilder) -> Value:
     if node.sizes["self"] == node.output_sizes[0]:
         return node.value("self")
@@ -269,14 +270,20 @@ def read_aten_expand(node: AtenNode, graph: GraphBuilder) -> Value:
     return graph.call(expand, node.value("self"), node.vector(wanted, graph))
 
 
+@reads_aten("reshape_as.default", "view_as.default")
+def read_aten_reshape_as(node: AtenNode, graph: GraphBuilder) -> Value:
+    return graph.call(reshape, node.value("self"), graph.call(shape, node.value("other"), start=0), allowzero=1)
+
+
 @reads_aten("expand_as.default")
 def read_aten_expand_as(node: AtenNode, graph: GraphBuilder) -> Value:
     return graph.call(expand, node.value("self"), graph.call(shape, node.value("other"), start=0))
 
 
-@reads_aten("repeat.default")
+@reads_aten("repeat.default", "tile.default")
 def read_aten_repeat(node: AtenNode, graph: GraphBuilder) -> Value:
-    x, times = node.value("self"), node.get("repeats")
+    x, times = node.value("self"), node.get("repeats" if "repeats" in node.arguments else "dims")
+    times = [1] * (node.rank("self") - len(times)) + times
     missing = len(times) - node.rank("self")
     if missing:
         x = graph.call(unsqueeze, x, tuple(range(missing)))

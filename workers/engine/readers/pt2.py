@@ -24,6 +24,7 @@ from workers.engine.readers.fitting import fit
 from workers.engine.readers.fixed_batch import open_batch
 from workers.engine.readers.pt2_archive import DTYPES, Archive
 from workers.engine.readers.pt2_code import refuse_code
+from workers.engine.readers.pt2_uses import Uses
 
 SCHEMA = 8
 WRITTEN_OPSET = 18
@@ -142,6 +143,7 @@ class _Program:
         self.values: dict[str, Value | Symbol] = {}
         self.weight_names: dict[str, tuple[str, ...]] = {}
         self.builder = GraphBuilder()
+        self.uses = Uses(self.graph)
 
     def read(self) -> Graph:
         for spec in self.module["signature"]["input_specs"]:
@@ -152,7 +154,8 @@ class _Program:
                 f"The program also writes {Counter(mutated).most_common(1)[0][0].replace('_', ' ')}s. "
                 "Call model.eval() before torch.export.export, so that it only computes its outputs."
             )
-        for node in self.graph["nodes"]:
+        for place, node in enumerate(self.graph["nodes"]):
+            self.uses.check_in_place(place, node)
             self._node(node)
         outputs = []
         for position, spec in enumerate(self.module["signature"]["output_specs"]):
@@ -185,7 +188,10 @@ class _Program:
                     symbol = _plain_symbol(size) if "as_expr" in size else None
                     if symbol is not None:
                         self.symbols.setdefault(symbol, word)
-            self.values[name] = self.builder.input(self._tensor_spec(users_name, name))
+            given = self.builder.input(self._tensor_spec(users_name, name))
+            given.meta["sizes"] = self._sizes(name)
+            given.meta["dtype"] = DTYPES.get(self.graph["tensor_values"][name]["dtype"])
+            self.values[name] = given
             return
         stored = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
         if kind not in stored:
@@ -262,14 +268,17 @@ class _Program:
             )
         result = read(aten, self.builder)
         results = result if isinstance(result, tuple) else (result,)
-        used = [output for output in outputs if output]
-        if len(results) < len(used):
+        used = [output for output in outputs if output in self.uses.last]
+        if any(output in used for output in outputs[len(results) :]):
             raise aten.unsupported(f"it has {len(used)} results, of which {len(results)} are known")
         for output, value in zip(outputs, results, strict=False):
             symbol = self.graph.get("sym_int_values", {}).get(output)
+            if symbol is not None and isinstance(value, fx.Node):
+                value.meta.update(sizes=(), dtype=torch.int64)
             self.values[output] = value if symbol is None else _symbol(symbol, value)
             if isinstance(value, fx.Node) and output in self.graph["tensor_values"]:
                 value.meta.setdefault("sizes", self._sizes(output))
+                value.meta.setdefault("dtype", DTYPES.get(self.graph["tensor_values"][output]["dtype"]))
 
     def _sizes(self, tensor: str) -> Sizes:
         return tuple(
