@@ -29,8 +29,8 @@ DAMAGED: tuple[type[Exception], ...] = (SafetensorError, *UNREADABLE)
 MAX_TENSORS = 1_000_000
 
 HOW = (
-    "send it with `architecture`: the id of a model of the same shape that was uploaded before, as .pt2 or ONNX, or as "
-    "a Hugging Face folder or its config.json alone, zipped"
+    "send it with `architecture`: the id of a model of the same shape that was uploaded before, as .pt2, ONNX or a "
+    "Hugging Face folder; or, with its config.json beside it as pytorch_model.bin, as such a folder, zipped"
 )
 
 
