@@ -16,6 +16,8 @@ GROUPS = 4
 ROUNDS = 3
 FEWEST_SYMBOLS, FEWEST_EACH = 4096, 64
 """In all, and for each symbol of the alphabet: with less, the tables weigh more than they save."""
+COARSE = 6
+"""Bits of a symbol that rows are compared by."""
 MOST_CELLS = 1 << 17
 """Of the table rows × symbols that grouping counts in: more takes longer than a block may."""
 
@@ -50,38 +52,41 @@ class Placed:
 
 @dataclass(frozen=True)
 class Grouping:
-    """The group of each row, and about how many bytes the symbols take so."""
+    """The group of each row, and about how many bytes that saves."""
 
-    rows: Rows
+    placed: Placed
     of_row: NDArray[np.uint8]
-    of_symbol: NDArray[np.uint8]
-    size: float
+    saved: float
+
+    def of_symbol(self) -> NDArray[np.uint8]:
+        return self.of_row[self.placed.of_symbol]
 
 
 def group(symbols: NDArray[np.int64], placed: Placed, size: int) -> Grouping | None:
     """Rows in groups, or None where there are too few or too many. `symbols` are below `size`.
 
     Rows are sorted by their entropy, cut into groups, and moved to the group whose table codes them best, some times.
+    Neighbouring symbols of a large alphabet are counted as one: they are as frequent as each other.
     """
     count = placed.rows.count
-    if count < 2 * GROUPS or count * size > MOST_CELLS:
+    shift = max(0, (size - 1).bit_length() - COARSE)
+    coarse = (size - 1 >> shift) + 1
+    if count < 2 * GROUPS or count * coarse > MOST_CELLS or len(symbols) < max(FEWEST_SYMBOLS, FEWEST_EACH * size):
         return None
-    if len(symbols) < max(FEWEST_SYMBOLS, FEWEST_EACH * size):
-        return None
-    cells = np.bincount(placed.of_symbol * np.int64(size) + symbols, minlength=count * size)
-    counts = cells.reshape(count, size).astype(np.float64)
+    cells = placed.of_symbol * np.int64(coarse)
+    cells += symbols >> shift
+    counts = np.bincount(cells, minlength=count * coarse).reshape(count, coarse).astype(np.float64)
     totals = np.maximum(counts.sum(axis=1), 1)
     spread = (counts * np.log2(np.maximum(counts, 1))).sum(axis=1) / totals - np.log2(totals)
     found = np.empty(count, dtype=np.int64)
     found[np.argsort(spread, kind="stable")] = np.arange(count) * GROUPS // count
     for _ in range(ROUNDS):
-        tables = _tables(counts, found) + 1 / size
+        tables = _tables(counts, found) + 1 / coarse
         found = (counts @ -np.log2(tables / tables.sum(axis=1, keepdims=True)).T).argmin(axis=1)
     _, found = np.unique(found, return_inverse=True)
     tables = _tables(counts, found)
-    together = sum(map(bits, tables)) / 8 + count / 4 + 2 * np.count_nonzero(tables)
-    of_row = found.astype(np.uint8)
-    return Grouping(placed.rows, of_row, of_row[placed.of_symbol], together)
+    saved = (bits(counts.sum(axis=0)) - sum(map(bits, tables))) / 8
+    return Grouping(placed, found.astype(np.uint8), saved - count / 4 - 2 * (np.count_nonzero(tables) << shift))
 
 
 def _tables(counts: NDArray[np.float64], found: NDArray[np.int64]) -> NDArray[np.float64]:

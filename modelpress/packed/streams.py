@@ -52,8 +52,8 @@ def write_stream(symbols: Symbols, placed: tuple[Placed, ...] = (), *, gain: flo
     if entropy > VARIED * len(plain):
         return best
     groupings = (group(shifted, way, alphabet.size) for way in placed)
-    grouping = min((found for found in groupings if found), key=lambda found: found.size, default=None)
-    if grouping and grouping.size < min(entropy, (1 - gain) * len(best)):
+    grouping = min((found for found in groupings if found), key=lambda found: -found.saved, default=None)
+    if grouping and grouping.saved > max(0, entropy - (1 - gain) * len(best)):
         coded = _write_grouped(shifted, alphabet, grouping)
     elif entropy < (1 - gain) * len(best):
         coded = _write_ans(alphabet, [(shifted, counts)], b"")
@@ -71,10 +71,11 @@ def _write_zstd(plain: bytes, entropy: float) -> bytes:
 
 
 def _write_grouped(shifted: NDArray[np.int64], alphabet: Alphabet, grouping: Grouping) -> bytes:
-    parts = [shifted[grouping.of_symbol == index] for index in range(int(grouping.of_row.max()) + 1)]
+    of_symbol, rows = grouping.of_symbol(), grouping.placed.rows
+    parts = [shifted[of_symbol == index] for index in range(int(grouping.of_row.max()) + 1)]
     counted = [(part, np.bincount(part, minlength=alphabet.size)) for part in parts]
-    rows = varint(grouping.rows.inner) + varint(grouping.rows.count) + write_stream(grouping.of_row)
-    return _write_ans(alphabet, counted, rows if len(parts) > 1 else b"")
+    head = varint(rows.inner) + varint(rows.count) + write_stream(grouping.of_row)
+    return _write_ans(alphabet, counted, head if len(parts) > 1 else b"")
 
 
 def _write_ans(alphabet: Alphabet, parts: list[Counted], grouping: bytes) -> bytes:

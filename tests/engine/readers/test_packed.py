@@ -39,5 +39,5 @@ def test_only_onnx_is_read_from_it(tmp_path):
 
 def test_growth_without_measure_is_refused(tmp_path):
     path = packed(tmp_path, bytes(2 * ALLOWANCE))
-    with pytest.raises(InvalidModelError, match="more than the .* that are allowed"):
+    with pytest.raises(InvalidModelError, match=r"more than the .* that are allowed"):
         read_model(path)
