@@ -5,11 +5,12 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, make_url, text
 
-from app.db.migrate import upgrade
+from app.db.migrate import config, upgrade
 from app.db.session import make_engine, normalise
 from app.db.tables import Base
 from workers.reconciler import LEADER
@@ -26,6 +27,13 @@ DEFINITIONS = """
 def definitions(engine: Engine) -> set[tuple[str, str, str]]:
     with engine.connect() as connection:
         return {tuple(row) for row in connection.execute(text(DEFINITIONS)) if row.on_table != "alembic_version"}
+
+
+def upgrade_to(url: str, revision: str) -> None:
+    alembic = config()
+    with make_engine(url).begin() as connection:
+        alembic.attributes["connection"] = connection
+        command.upgrade(alembic, revision)
 
 
 @pytest.fixture
@@ -76,6 +84,31 @@ def test_many_processes_may_start_on_an_empty_database_at_once(empty_database_ur
     assert failures == []
     with psycopg.connect(empty_database_url) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+
+
+def test_files_from_before_they_had_a_suffix_get_that_of_their_model(empty_database_url):
+    upgrade_to(empty_database_url, "0001")
+    filenames = {"upload": "net.v2.ONNX", "pt2": "program.pt2"}
+    with psycopg.connect(empty_database_url) as connection:
+        connection.execute("INSERT INTO tenants (id, name) VALUES (gen_random_uuid(), 'acme')")
+        for name, filename in filenames.items():
+            connection.execute(
+                """
+                WITH blob AS (
+                    INSERT INTO blobs (id, tenant_id, state, backend)
+                    SELECT gen_random_uuid(), id, 'staged', 'postgres' FROM tenants RETURNING id
+                ), model AS (
+                    INSERT INTO models (id, tenant_id, name, filename, status)
+                    SELECT gen_random_uuid(), id, 'net', %s, 'processing' FROM tenants RETURNING id
+                )
+                INSERT INTO model_files (model_id, format, blob_id) SELECT model.id, %s, blob.id FROM model, blob
+                """,
+                [filename, name],
+            )
+    upgrade(empty_database_url)
+    with psycopg.connect(empty_database_url) as connection:
+        found = dict(connection.execute("SELECT format, suffix FROM model_files").fetchall())
+    assert found == {"upload": ".ONNX", "pt2": ".pt2"}
 
 
 def test_a_leading_reconciler_does_not_hold_up_a_migration(database_url):
