@@ -1,8 +1,10 @@
 """Models of several files come zipped; archives made to do harm are refused in words and leave nothing behind."""
 
+import shutil
 import stat
 import struct
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,6 +34,14 @@ def test_what_lies_deeper_stays_away(tmp_path):
     folder = unpack(archive(tmp_path / "upload", files))
     assert [file.read_bytes() for file in folder.iterdir()] == [b"{}"]
     assert onnx_file(folder) is None
+
+
+def test_no_archive_fills_the_disk(tmp_path, monkeypatch):
+    path = archive(tmp_path / "upload", {"model.onnx": b"graph"})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
+    with pytest.raises(OSError, match="no room"):
+        unpack(path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_two_models_in_one_archive(tmp_path):

@@ -6,6 +6,7 @@ and nothing is ever written outside of the folder that is made.
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
 import tempfile
@@ -30,7 +31,8 @@ CHUNK = 1 << 20
 def unpack(path: Path) -> Path:
     """The folder with the archive's files, made beside it once.
 
-    Raises InvalidModelError for archives that are damaged or not what an honest one is, before or while unpacking.
+    Raises InvalidModelError for archives that are damaged or not what an honest one is, before or while unpacking;
+    OSError where they would take more than half of the room that is left, which other runs share.
     """
     folder = path.with_name(f"{path.name}.unpacked")
     if folder.is_dir():
@@ -41,6 +43,8 @@ def unpack(path: Path) -> Path:
         raise InvalidModelError(f"the zip archive is damaged ({error}): upload it again") from None
     with archive:
         members = _members(archive, path.stat().st_size)
+        if sum(entry.file_size for entry in members.values()) > shutil.disk_usage(path.parent).free // 2:
+            raise OSError(errno.ENOSPC, "no room to unpack the archive")
         made = Path(tempfile.mkdtemp(prefix="unpacking-", dir=path.parent))
         try:
             for name, member in members.items():
