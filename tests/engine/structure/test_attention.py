@@ -1,6 +1,7 @@
 """Attention heads, however attention is written out, and the widths of feed-forward layers."""
 
 import pytest
+import torch
 
 from tests.engine.structure.nets import net, pruned_exactly
 from workers.engine.structure.groups import find_groups
@@ -179,3 +180,19 @@ def test_a_tied_table_keeps_its_rows_and_loses_columns_on_both_sides():
 def test_nothing_is_found_where_all_is_frozen():
     graph = net("(float[N, 4] x) => (float[N, 6] y) { y = Gemm(x, w) }", {"w": (4, 6)})
     assert [(group.units, group.frozen) for group in find_groups(graph)] == [(6, "it is part of the output 'y'")]
+
+
+@pytest.mark.parametrize(("shared", "units"), [(4, 4), (2, 2), (1, 4)])
+def test_attention_of_one_op(shared, units):
+    """Opset 23; the numbers of heads are attributes."""
+    text = f"""(float[N, 5, 8] x, int64[N, 5] places) => (float[N, 5, 8] y) {{
+        q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)
+        r = RotaryEmbedding<num_heads=4>(q, cosines, sines, places)
+        s = RotaryEmbedding<num_heads={shared}>(k, cosines, sines, places)
+        z = Attention<q_num_heads=4, kv_num_heads={shared}>(r, s, v, mask) y = MatMul(z, wo)
+    }}"""
+    weights = {"wq": (8, 24), "wk": (8, 6 * shared), "wv": (8, 6 * shared), "wo": (24, 8), "mask": (4, 5, 5)}
+    tables = {name: torch.rand(5, 3) for name in ("cosines", "sines")}
+    graph = net(text, weights, tables, opset=23)
+    groups, _ = pruned_exactly(graph, frozen=() if shared > 1 else ("wk", "wv"))
+    assert (groups["wq"].kind, groups["wq"].units) == ("heads", units)

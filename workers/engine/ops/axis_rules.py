@@ -61,6 +61,15 @@ def reduced(op: Op, node: fx.Node, axes: Axes) -> None:
         axes.give(node, [dim for axis, dim in enumerate(dims) if axis not in gone])
 
 
+def accumulated(op: Op, node: fx.Node, axes: Axes) -> None:
+    """Elements along the dimension that the second argument names depend on each other."""
+    along = axes.numbers(node.args[1])
+    if along is None:
+        axes.freeze(node, f"{op.name} computes the dimension that it works along")
+    else:
+        coupled(op, node, axes, set(along))
+
+
 def along_axes(op: Op, node: fx.Node, axes: Axes) -> None:
     """Elements along the dimensions `axes` depend on each other."""
     coupled(op, node, axes, {int(axis) for axis in node.kwargs["axes"]})  # type: ignore[union-attr, arg-type]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, fx
 
 from workers.engine.dtypes import TORCH_OF_ONNX
-from workers.engine.ops.base import register
+from workers.engine.ops.base import Op, register, source_of
 from workers.engine.ops.plain import Plain, plain
+from workers.engine.structure.labels import COPIES, HEADS, WIDTH
+
+if TYPE_CHECKING:
+    from workers.engine.structure.axes import Axes
+    from workers.engine.structure.labels import Dim
 
 
 def attention(
@@ -149,10 +154,56 @@ class Attention(Plain):
     attribute_since: ClassVar[dict[str, int]] = {"left_window_size": 25, "right_window_size": 25}
     opset = 23
 
+    def axes(self, node: fx.Node, axes: Axes) -> None:
+        """Heads are removed, with all that share their keys where there are several such groups."""
+        if any(cache is not None for cache in node.args[4:]):
+            axes.freeze(node, "attention has a cache of keys and values")
+            return
+        flat = len(axes.shape(node.args[0])) == 3  # type: ignore[arg-type]
+        query, key, value = (axes.of(source_of(node, place)) for place in range(3))
+        if flat:
+            query = split_heads(node, axes, query, "q_num_heads")
+            key, value = (split_heads(node, axes, dims, "kv_num_heads") for dims in (key, value))
+        sharing = axes.fresh(query[1].size // key[1].size)
+        axes.prefer(sharing, COPIES)
+        axes.prefer(query[1], HEADS)
+        axes.same(query[1], axes.merged([key[1], sharing]))
+        for one, other in ((key[1], value[1]), (query[3], key[3])):
+            axes.same(one, other)
+        for width in (query[3], value[3]):
+            axes.prefer(width, WIDTH)
+        if node.kwargs.get("scale") is None:
+            axes.keep(query[3], "the scale of attention comes from the width of its heads")
+        scores = [query[0], query[1], query[2], key[2]]
+        if len(node.args) > 3 and isinstance(node.args[3], fx.Node):
+            axes.broadcast([scores, axes.of(node.args[3])], axes.shape(node)[3])
+        mixed = [*query[:3], value[3]]
+        result = [query[0], query[2], axes.merged([query[1], value[3]])] if flat else mixed
+        axes.give_parts(node, [result, key, value, scores])
+
     def macs(self, node: fx.Node) -> int:
         _, keys, values, scores = node.meta["shape"]
         return math.prod(scores) * (keys[-1] + values[-1])
 
 
-plain("RotaryEmbedding", rotary_embedding, opset=23)
+def split_heads(node: fx.Node, axes: Axes, dims: list[Dim], attribute: str) -> list[Dim]:
+    """(batch, length, heads × width) as (batch, heads, length, width); the attribute counts the heads."""
+    count: Any = node.kwargs[attribute]
+    heads, width = axes.factors(dims[2], [count, -1])
+    axes.counted_by(node, attribute, heads)
+    return [dims[0], heads, dims[1], width]
+
+
+def rotary_axes(_: Op, node: fx.Node, axes: Axes) -> None:
+    """Places of a head belong together in pairs, and to tables."""
+    dims = axes.of(source_of(node))
+    width = dims[-1] if len(dims) == 4 else split_heads(node, axes, dims, "num_heads")[3]
+    axes.keep(width, "RotaryEmbedding turns it in pairs")
+    for table in node.all_input_nodes[1:]:
+        for dim in axes.of(table):
+            axes.keep(dim, "it is a table of RotaryEmbedding")
+    axes.give(node, dims)
+
+
+plain("RotaryEmbedding", rotary_embedding, axes=rotary_axes, opset=23)
 plain("TensorScatter", tensor_scatter, words=frozenset({"circular"}), opset=24)

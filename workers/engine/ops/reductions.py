@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from workers.engine.ops.aten import of_dtype, reads_aten
-from workers.engine.ops.axis_rules import along_axes, reduced
+from workers.engine.ops.axis_rules import accumulated, along_axes, reduced
 from workers.engine.ops.base import register
 from workers.engine.ops.plain import Plain, plain
 
@@ -26,7 +26,7 @@ Axes = Sequence[int] | Tensor | None
 def as_ints(values: Sequence[int] | Tensor) -> list[int]:
     """Plain numbers; sizes that a trace keeps symbolic stay so."""
     numbers = values.tolist() if isinstance(values, Tensor) else values
-    return [value if isinstance(value, torch.SymInt) else int(value) for value in numbers]
+    return [cast(int, value) if isinstance(value, torch.SymInt) else int(value) for value in numbers]
 
 
 def _reduced(
@@ -176,8 +176,8 @@ _reduction("ReduceLogSum", reduce_log_sum, 18)
 _reduction("ReduceLogSumExp", reduce_log_sum_exp, 18)
 plain("ArgMax", arg_max, axes=reduced)
 plain("ArgMin", arg_min, axes=reduced)
-plain("CumProd", cumulative_product, literals=frozenset({1}), opset=26)
-plain("CumSum", cumulative_sum, literals=frozenset({1}))
+plain("CumProd", cumulative_product, axes=accumulated, literals=frozenset({1}), opset=26)
+plain("CumSum", cumulative_sum, axes=accumulated, literals=frozenset({1}))
 
 
 @register

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from workers.engine.constraints import raw_parameter
 from workers.engine.graph import Graph
@@ -53,7 +53,7 @@ class Axes(Labels):
         self.stored: dict[int, Stored] = {}
         self.targets: list[Target] = []
         self.arguments: list[tuple[fx.Node, int, Callable[[Count], tuple[Any, ...]]]] = []
-        self.attributes: list[tuple[nn.Module, str, Dim]] = []
+        self.attributes: list[tuple[fx.Node, str, Dim]] = []
         self.stored_by: dict[fx.Node, Tensor] = {}
         """Constants by the node that reads them."""
         self._module = graph.module
@@ -185,8 +185,8 @@ class Axes(Labels):
         self.arguments.append((node, position, value))
 
     def counted_by(self, node: fx.Node, attribute: str, dim: Dim) -> None:
-        """An attribute of the leaf is the size of a dimension."""
-        self.attributes.append((self._module.get_submodule(str(node.target)), attribute, dim))
+        """An attribute of the leaf, or of the function, is the size of a dimension."""
+        self.attributes.append((node, attribute, dim))
 
     def _lasting(self, dims: Sequence[Dim]) -> list[Dim]:
         """No dimension may become empty."""

@@ -34,8 +34,11 @@ def shrink(graph: Graph, axes: Axes, left: NDArray[np.bool_]) -> None:
         for axis, dim in enumerate(stored.dims):
             if not stays(dim).all():
                 holders[key] = _narrowed(holders[key], axis, torch.from_numpy(np.flatnonzero(stays(dim))))
-    for module, attribute, dim in axes.attributes:
-        setattr(module, attribute, count(dim))
+    for node, attribute, dim in axes.attributes:
+        if node.op == "call_module":
+            setattr(graph.module.get_submodule(str(node.target)), attribute, count(dim))
+        else:
+            node.update_kwarg(attribute, count(dim))
     for node, position, value in axes.arguments:
         if value(count) != value(len):
             node.args = (*node.args[:position], *value(count), *node.args[position + len(value(count)) :])
