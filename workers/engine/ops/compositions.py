@@ -199,8 +199,9 @@ def read_aten_variance(node: AtenNode, graph: GraphBuilder) -> Value | tuple[Val
         variance = graph.call(reduce_mean, square, axes, keepdims=keep, noop_with_empty_axes=0)
     else:
         total = graph.call(reduce_sum, square, axes, keepdims=keep, noop_with_empty_axes=0)
-        if all(isinstance(length, int) for length in lengths):
-            count: Value = _number(node, graph, max(math.prod(lengths) - correction, 0))
+        known = [length for length in lengths if isinstance(length, int)]
+        if len(known) == len(lengths):
+            count: Value = _number(node, graph, max(math.prod(known) - correction, 0))
         else:
             counts = graph.call(gather, graph.call(shape, x, start=0), axes, axis=0)
             product = _made(graph.call(reduce_prod, counts, None, keepdims=0, noop_with_empty_axes=0), torch.int64)

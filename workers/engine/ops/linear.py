@@ -280,8 +280,8 @@ def _read_aten_addmm(node: AtenNode, graph: GraphBuilder) -> Value:
         options = _GEMM_DEFAULTS | {"alpha": float(node.get("alpha", 1)), "beta": float(node.get("beta", 1))}
         return graph.call(gemm, x, matrix, bias, **options)
     weights = graph.transposed_parameter(matrix), graph.parameter(bias)
-    whole = x.args[0] if isinstance(x, fx.Node) and x.target is reshape else None
-    sizes = whole.meta.get("sizes", ()) if isinstance(whole, fx.Node) else ()
+    whole: Any = x.args[0] if isinstance(x, fx.Node) and x.target is reshape else None
+    sizes: tuple[Any, ...] = whole.meta.get("sizes", ()) if isinstance(whole, fx.Node) else ()
     if len(sizes) < 3 or sizes[-1] != matrix.shape[0]:
         return graph.module(node.layer("mat2"), Linear(*weights), x)
     made = graph.module(node.layer("mat2"), Projection(*weights), whole)
