@@ -81,3 +81,34 @@ def test_masked_weights_that_two_layers_share_keep_their_norms() -> None:
     before = finished(x)[0]
     fold_batch_norm(finished)
     torch.testing.assert_close(finished(x)[0], before, rtol=1e-5, atol=1e-5)
+
+
+def affine(layer: nn.Module, shape: tuple[int | str, ...], *constants: torch.Tensor) -> Graph:
+    """A layer whose result is multiplied with the one constant and to which the other is added."""
+    graph = GraphBuilder()
+    spec = TensorSpec(name="x", dtype="float32", shape=shape)
+    scaled = graph.call(torch.mul, graph.module("layer", layer, graph.input(spec)), constants[0])
+    return graph.finish([(spec, graph.call(torch.add, constants[1], scaled))], opset=17)
+
+
+@pytest.mark.parametrize("shape", [(6, 1, 1), (1, 6, 1, 1)])
+def test_factors_and_summands_of_channels_fold_too(shape: tuple[int, ...]) -> None:
+    graph = affine(Conv(weight(6, 4, 3, 3), None, **WINDOW), ("batch", 4, 8, 8), torch.randn(shape), torch.randn(shape))
+    x = torch.randn(3, 4, 8, 8)
+    before = graph(x)[0]
+    assert fold_batch_norm(graph) == 1
+    assert [node.op for node in graph.module.graph.nodes] == ["placeholder", "call_module", "output"]
+    torch.testing.assert_close(graph(x)[0], before, rtol=1e-5, atol=1e-5)
+
+
+def test_factors_of_a_linear_layer_fold_too() -> None:
+    graph = affine(Linear(weight(6, 4), weight(6)), ("batch", 4), torch.randn(6), torch.randn(6))
+    x = torch.randn(3, 4)
+    before = graph(x)[0]
+    assert fold_batch_norm(graph) == 1
+    torch.testing.assert_close(graph(x)[0], before, rtol=1e-5, atol=1e-5)
+
+
+def test_factors_along_another_dimension_stay() -> None:
+    layer = Conv(weight(6, 4, 3, 3), None, **WINDOW)
+    assert fold_batch_norm(affine(layer, ("batch", 4, 6, 6), torch.randn(1, 6), torch.randn(1, 6))) == 0

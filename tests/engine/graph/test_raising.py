@@ -11,7 +11,11 @@ from tests.engine.onnx.nets import export
 from tests.engine.onnx.running import in_engine, in_runtime, model_of
 from workers.engine.graph import Graph
 from workers.engine.ops.activations import gelu, hard_sigmoid, hard_swish, mish, swish
+from workers.engine.ops.convolution import Conv
 from workers.engine.ops.normalization import LayerNorm, RMSNorm
+from workers.engine.ops.pooling import global_average_pool
+from workers.engine.ops.reductions import reduce_mean
+from workers.engine.ops.shapes import flatten
 from workers.engine.readers.onnx import read_onnx
 from workers.engine.writers.onnx import write_onnx
 
@@ -230,3 +234,28 @@ def test_what_computes_something_else_is_left_alone(name: str, old: str, new: st
     graph = read_onnx(model)
     assert op not in ops(graph)
     assert_exact(graph, model)
+
+
+class PooledByMean(nn.Module):
+    def __init__(self, keep: bool) -> None:
+        super().__init__()
+        self.conv, self.keep = nn.Conv2d(3, 4, 3), keep
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean((2, 3), keepdim=self.keep)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript-13", "torchscript-18"])
+@pytest.mark.parametrize(("keep", "after"), [(True, []), (False, [flatten])])
+def test_a_mean_over_space_is_a_pooling(keep: bool, after: list[object], exporter: str) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    model = export(PooledByMean(keep).eval(), x, exporter)
+    graph = read_onnx(model)
+    assert ops(graph) == [Conv, global_average_pool, *after]
+    assert_exact(graph, model, x.numpy())
+
+
+def test_a_mean_over_some_dimensions_is_none() -> None:
+    x = torch.from_numpy(X)
+    graph = read_onnx(export(Function(lambda x: x.mean((1, 2))), x, "torchscript-17"))
+    assert ops(graph) == [reduce_mean]

@@ -16,9 +16,6 @@ from torch import Tensor, fx
 from workers.engine.graph import Graph
 from workers.engine.ops.activations import clip, hard_sigmoid, hard_swish, swish
 from workers.engine.ops.base import Op, Quantization, register
-from workers.engine.ops.pooling import global_average_pool
-from workers.engine.ops.reductions import reduce_mean
-from workers.engine.ops.shapes import flatten
 
 if TYPE_CHECKING:
     from workers.engine.writers.onnx import OnnxBuilder
@@ -71,9 +68,6 @@ def lower(graph: Graph, values: Mapping[fx.Node, Any]) -> Lowered:
     lowered = Lowered()
     for node in [node for node in graph.module.graph.nodes if node.target is swish]:
         _take_apart_swish(graph, node)
-    means = [node for node in graph.module.graph.nodes if node.target is reduce_mean]
-    for node in means:
-        _lower_mean(graph, node, values)
     for node in list(graph.module.graph.nodes):
         if node.target in (hard_swish, hard_sigmoid) and values[node].dtype is torch.float32:
             replaced = _lower_activation(graph, node)
@@ -91,23 +85,6 @@ def _take_apart_swish(graph: Graph, node: fx.Node) -> None:
         gate = nodes.call_function(torch.sigmoid, (steep,))
         gated = nodes.call_function(torch.mul, (source, gate))
     node.replace_all_uses_with(gated, propagate_meta=True)
-    nodes.erase_node(node)
-
-
-def _lower_mean(graph: Graph, node: fx.Node, values: Mapping[fx.Node, Any]) -> None:
-    """A mean over all of space is a global average pooling."""
-    source, axes = node.args[0], node.args[1] if len(node.args) > 1 else None
-    if not isinstance(source, fx.Node) or not isinstance(axes, (list, tuple)):
-        return
-    rank = values[source].dim()
-    if rank < 4 or sorted(int(axis) % rank for axis in axes) != list(range(2, rank)):
-        return
-    nodes = graph.module.graph
-    with nodes.inserting_before(node):
-        mean = nodes.call_function(global_average_pool, (source,))
-        if not node.kwargs.get("keepdims", 1):
-            mean = nodes.call_function(flatten, (mean,), {"axis": 1})
-    node.replace_all_uses_with(mean, propagate_meta=True)
     nodes.erase_node(node)
 
 

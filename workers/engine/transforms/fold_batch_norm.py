@@ -11,14 +11,18 @@ from workers.engine.ops.base import leaf_of
 from workers.engine.ops.convolution import Conv, ConvTranspose
 from workers.engine.ops.linear import Linear
 from workers.engine.ops.normalization import BatchNorm
+from workers.engine.transforms.raising import BATCH_NORMS, raise_patterns
 
 
 def fold_batch_norm(graph: Graph) -> int:
     """Fold in place wherever nothing else uses the layer's output. Returns how many batch norms went.
 
+    A factor and a summand for each channel are one too.
+
     Masks stay true when a weight is scaled; under any other constraint, or under a mask over a weight that another
     layer uses too, a layer keeps its batch norm.
     """
+    raise_patterns(graph, BATCH_NORMS)
     module = graph.module
     calls: dict[str, int] = {}
     for node in module.graph.nodes:

@@ -41,6 +41,10 @@ class Match:
             return self if self.values[name] == value else None
         return replace(self, values={**self.values, name: value})
 
+    @property
+    def last(self) -> fx.Node:
+        return max(self.nodes)
+
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 

@@ -1,26 +1,31 @@
 """Raises what exporters take apart to the layer or op that it was, so that steps see it; done once, after reading.
 
-Every pattern is a few lines in `PATTERNS`. Attention stays in its parts, which every step and every runtime knows how
-to treat; they are marked instead (`attention.py`).
+Every pattern is a few lines, and a line in `PATTERNS`. Attention stays in its parts, which every step and every runtime
+knows how to treat; `attention.py` finds them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from workers.engine.errors import InvalidModelError
 from workers.engine.graph import Graph
 from workers.engine.naming import layer_of_weight, scope_of
 from workers.engine.ops.activations import clip, gelu, hard_sigmoid, hard_swish, mish, softplus, swish
 from workers.engine.ops.casting import cast
-from workers.engine.ops.normalization import LayerNorm, RMSNorm
+from workers.engine.ops.convolution import Conv, ConvTranspose
+from workers.engine.ops.linear import Linear, Projection
+from workers.engine.ops.normalization import BatchNorm, LayerNorm, RMSNorm
+from workers.engine.ops.pooling import global_average_pool
 from workers.engine.ops.reductions import reduce_mean
+from workers.engine.ops.shapes import flatten
 from workers.engine.shapes import propagate
 from workers.engine.transforms.absorb_bias import absorb_bias
 from workers.engine.transforms.patterns import Axes, Call, Match, Number, Pattern, Stored, Value, find, product, stored
@@ -76,6 +81,9 @@ SWISH = x * Call(torch.sigmoid, x)
 SWISH_OF_ANY_SLOPE = x * Call(torch.sigmoid, Number("alpha") * x)
 MISH = x * Call(torch.tanh, Call(softplus, x))
 
+SPATIAL_MEAN = Call(reduce_mean, x, axes)
+AFFINE = x * weight + bias
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -102,6 +110,34 @@ def _rms_norm(match: Match, raising: Raising) -> fx.Node | None:
     return raising.norm(match, lambda axis, scale, _: RMSNorm(scale, axis=axis, eps=match["eps"]))
 
 
+def _global_average_pool(match: Match, raising: Raising) -> fx.Node | None:
+    """Where the mean goes over two axes and more, which are all but the first two."""
+    wanted = match["axes"]
+    rank = raising.rank(match["x"]) if len(wanted) > 1 else None
+    if rank is None or sorted(axis % rank for axis in wanted) != list(range(2, rank)):
+        return None
+    pooled = raising.nodes.call_function(global_average_pool, (match["x"],))
+    if match.last.kwargs.get("keepdims", 1):
+        return pooled
+    return raising.nodes.call_function(flatten, (pooled,), {"axis": 1})
+
+
+def _batch_norm(match: Match, raising: Raising) -> fx.Node | None:
+    """A factor and a summand for each channel of a layer, where that can take them in at once."""
+    layer = raising.leaf(match["x"])
+    if not isinstance(layer, (Conv, ConvTranspose, Linear)) or isinstance(layer, Projection):
+        return None
+    if parametrize.is_parametrized(layer) or len(match["x"].users) > 1 or raising.calls(match["x"]) > 1:
+        return None
+    after = 0 if isinstance(layer, Linear) else layer.rank
+    scale, shift = (_by_channel(stored(match[name]), after) for name in ("weight", "bias"))
+    if scale is None or shift is None or scale.shape != shift.shape:
+        return None
+    unit = torch.ones_like(scale)
+    module = BatchNorm(scale, shift, 0 * unit, unit - UNIT_EPS, eps=UNIT_EPS, momentum=0.1)
+    return raising.call(module.eval(), match, ("weight", "bias"))
+
+
 PATTERNS = (
     Rule(LAYER_NORM, _layer_norm),
     Rule(LAYER_NORM_WITHOUT_BIAS, _layer_norm),
@@ -114,13 +150,18 @@ PATTERNS = (
     Rule(SWISH, _op(swish, alpha=1.0)),
     Rule(SWISH_OF_ANY_SLOPE, _op(swish)),
     Rule(MISH, _op(mish)),
+    Rule(SPATIAL_MEAN, _global_average_pool),
 )
 """Larger patterns stand before those that they contain."""
+BATCH_NORMS = (Rule(AFFINE, _batch_norm),)
+"""Only raised to be folded: in training, statistics of batches would take the place of none at all."""
+UNIT_EPS = 2.0**-17
+"""PyTorch wants one; with a variance of 1 less this the root is 1, exactly."""
 
 
-def raise_patterns(graph: Graph) -> int:
+def raise_patterns(graph: Graph, rules: Sequence[Rule] = PATTERNS) -> int:
     """Raise in place whatever fits; outputs stay the same to 1e-6. Returns how many patterns went."""
-    raising = Raising(graph)
+    raising = Raising(graph, rules)
     for node in reversed(list(graph.module.graph.nodes)):
         if node.op == "call_function" and node not in raising.gone:
             raising.raise_at(node)
@@ -133,19 +174,19 @@ def raise_patterns(graph: Graph) -> int:
 
 
 class Raising:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, rules: Sequence[Rule]) -> None:
         self.graph = graph
+        self._rules = rules
         self.nodes = graph.module.graph
         self.raised = 0
         self.gone: set[fx.Node] = set()
-        self._order = {node: place for place, node in enumerate(self.nodes.nodes)}
         self._layers = {str(node.meta["layer"]) for node in self.nodes.nodes if "layer" in node.meta}
         self._has_shapes: bool | None = None
 
     def raise_at(self, node: fx.Node) -> None:
-        for rule in PATTERNS:
+        for rule in self._rules:
             match = find(rule.pattern, node)
-            if match is None or (match.rank > 1 and (self._rank(match["x"]) or 0) < match.rank):
+            if match is None or (match.rank > 1 and (self.rank(match["x"]) or 0) < match.rank):
                 continue
             with self.nodes.inserting_before(node):
                 raised = rule.replace(match, self)
@@ -153,7 +194,7 @@ class Raising:
                 continue
             raised.meta = {**node.meta, **raised.meta, "raised": True}
             node.replace_all_uses_with(raised)
-            for inner in sorted(match.nodes, key=self._order.__getitem__, reverse=True):
+            for inner in sorted(match.nodes, reverse=True):
                 self.nodes.erase_node(inner)
             self.gone |= match.nodes
             self.raised += 1
@@ -170,26 +211,26 @@ class Raising:
             return None
         if laid_out[1] is not None and laid_out[1].shape != laid_out[0].shape:
             return None
-        module = build(axis, laid_out[0], laid_out[1])
+        return self.call(build(axis, laid_out[0], laid_out[1]), match, ("weight", "bias"))
+
+    def call(self, module: nn.Module, match: Match, names: tuple[str, ...]) -> fx.Node:
+        """A new leaf over x, under the user's names for it and for its weights."""
         path = self._free_path(type(module).__name__.lower())
         self.graph.module.add_submodule(path, module)
         made = self.nodes.call_module(path, (match["x"],))
         made.meta["layer"] = self._layer_name(match)
-        made.meta["names"] = {
-            name: value.meta["name"]
-            for name, value in zip(("weight", "bias"), weights, strict=True)
-            if value is not None
-        }
+        found = {name: match.get(name) for name in names}
+        made.meta["names"] = {name: str(weight.meta["name"]) for name, weight in found.items() if weight is not None}
         return made
 
     def _first_of_last_axes(self, axes: tuple[int, ...], source: fx.Node) -> int | None:
         """-2 for axes that are the last two, however they are counted; None where they are not the last ones."""
         if any(axis >= 0 for axis in axes):
-            rank = self._rank(source)
+            rank = self.rank(source)
             axes = () if rank is None else tuple(axis - rank if axis >= 0 else axis for axis in axes)
         return -len(axes) if axes and sorted(axes) == list(range(-len(axes), 0)) else None
 
-    def _rank(self, node: fx.Node) -> int | None:
+    def rank(self, node: fx.Node) -> int | None:
         """Found by running the graph once, where a pattern asks for the first time."""
         if self._has_shapes is None:
             try:
@@ -201,6 +242,12 @@ class Raising:
         shape = node.meta.get("shape") if self._has_shapes else None
         return None if shape is None else len(shape)
 
+    def leaf(self, node: fx.Node) -> nn.Module | None:
+        return self.graph.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def calls(self, node: fx.Node) -> int:
+        return sum(other.op == "call_module" and other.target == node.target for other in self.nodes.nodes)
+
     def _free_path(self, stem: str) -> str:
         number = 0
         while hasattr(self.graph.module, f"{stem}_{number}"):
@@ -209,8 +256,7 @@ class Raising:
 
     def _layer_name(self, match: Match) -> str:
         """That of the weight, where it belongs to this layer alone, else of the place where the exporter found it."""
-        last = max(match.nodes, key=self._order.__getitem__)
-        name, exported = str(match["weight"].meta["name"]), str(last.meta.get("node", ""))
+        name, exported = str(match["weight"].meta["name"]), str(match.last.meta.get("node", ""))
         scope = scope_of(exported, "") if exported.startswith("/") else ""
         shared = any(user not in match.nodes for user in match["weight"].users)
         wanted = (scope.rpartition(".")[0] if shared else "") or layer_of_weight(name) or name
@@ -230,6 +276,14 @@ def _along(weight: Tensor | None, axis: int | None) -> nn.Parameter | None:
     while len(shape) > -axis and shape[0] == 1:
         shape.pop(0)
     return nn.Parameter(weight.detach().reshape(shape).clone()) if len(shape) == -axis else None
+
+
+def _by_channel(weight: Tensor | None, after: int) -> Tensor | None:
+    """(channels,) of a tensor that has one value for each, with as many dimensions after them; None for others."""
+    if weight is None or weight.dtype is not torch.float32 or weight.dim() < after + 1:
+        return None
+    channels = weight.shape[weight.dim() - after - 1]
+    return weight.detach().reshape(channels) if weight.numel() == channels else None
 
 
 def _forget_unused(module: fx.GraphModule) -> None:
