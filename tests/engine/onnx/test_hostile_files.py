@@ -10,6 +10,7 @@ import torch
 from onnx import TensorProto, helper
 
 from tests.engine.onnx.nets import example, export
+from tests.engine.onnx.odd_models import ODD
 from tests.engine.onnx.running import model_of
 from workers.engine.errors import EngineError
 from workers.engine.readers.onnx import read_onnx
@@ -50,6 +51,32 @@ def test_files_with_wrong_bytes(honest: bytes) -> None:
         mutant[chance.randrange(len(honest))] = chance.randrange(256)
         outcomes.add(try_to_use(bytes(mutant)))
     assert outcomes == {True, False}
+
+
+@pytest.mark.parametrize("name", ["speech", "optimised", "sequences", "texts"])
+def test_opaque_parts_with_wrong_bytes(name: str) -> None:
+    """What ONNX Runtime does not take is refused in its words; it neither crashes nor reads anything else."""
+    honest, chance, outcomes = ODD[name]()[0], random.Random(0), set()
+    for _ in range(80):
+        mutant = bytearray(honest)
+        place = chance.randrange(len(honest))
+        mutant[place : place + chance.randrange(3)] = chance.randbytes(chance.randrange(3))
+        outcomes.add(try_to_use(bytes(mutant)))
+    assert outcomes == {True, False}
+
+
+def test_functions_that_stand_for_more_than_a_memory_holds() -> None:
+    """Each calls the next one twice, forty of them."""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    model = onnx.load_from_string(model_of([helper.make_node("F0", ["x"], ["y"], domain="own")], X, Y))
+    model.opset_import.append(opsets[1])
+    for level in range(40):
+        inner = [helper.make_node(f"F{level + 1}", [a], [b], domain="own") for a, b in (("a", "m"), ("m", "b"))]
+        model.functions.append(helper.make_function("own", f"F{level}", ["a"], ["b"], inner, opsets))
+    last = [helper.make_node("Relu", ["a"], ["b"])]
+    model.functions.append(helper.make_function("own", "F40", ["a"], ["b"], last, opsets))
+    with pytest.raises(EngineError, match="more than 1,000,000 nodes"):
+        read_onnx(model.SerializeToString())
 
 
 def test_fields_of_the_wrong_kind(honest: bytes) -> None:

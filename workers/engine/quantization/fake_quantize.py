@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from workers.engine.ops.axis_rules import elementwise
 from workers.engine.ops.base import Op, Quantization, register
 from workers.engine.quantization.ranges import LEVELS, Range
 
@@ -47,6 +48,7 @@ class FakeQuantizeOp(Op):
     domain = "modelpress"
     modules = (FakeQuantize,)
     quantization = Quantization(inputs=(), output=False)
+    axes = elementwise
 
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         module: Any = onnx.module(node)

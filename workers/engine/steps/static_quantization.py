@@ -17,6 +17,7 @@ from workers.engine.ops.recurrent_cells import Recurrent
 from workers.engine.quantization.bias_correction import correct_biases
 from workers.engine.quantization.calibration import Calibration, find_ranges
 from workers.engine.quantization.equalization import equalize
+from workers.engine.quantization.fake_quantize import FakeQuantize
 from workers.engine.quantization.insertion import Quantized, grid_biases, insert, store
 from workers.engine.quantization.lowering import lower
 from workers.engine.quantization.nodes import layer_name
@@ -40,6 +41,8 @@ CORRECTED = 256
 
 @applies(StaticQuantization)
 def static_quantization(step: StaticQuantization, graph: Graph, context: Context) -> Graph:
+    if any(isinstance(module, FakeQuantize) for module in graph.module.modules()):
+        raise StepError("the model's activations are in 8 bits already: begin with the float model it was made from")
     graph.module.eval().to(context.device)
     width, stored_width = weight_bits(step.weight_bits, context.runtime), stored_bits(step.weight_bits)
     calibration = _calibration(graph, context)

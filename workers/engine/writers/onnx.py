@@ -15,11 +15,12 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from torch import Tensor, fx, nn
 
 from modelpress.models import TensorSpec
-from workers.engine.constraints import constraints_of
+from workers.engine.constraints import Constraint, constraints_of
 from workers.engine.dtypes import ONNX_OF_WORD
 from workers.engine.encodings import Encoding
 from workers.engine.errors import UnsupportedModelError
 from workers.engine.graph import PRODUCER, Graph
+from workers.engine.onnx_names import free_name
 from workers.engine.ops.base import op_of
 from workers.engine.opsets import OLDEST_OPSET
 from workers.engine.writers import writes
@@ -73,6 +74,8 @@ class OnnxBuilder:
         self._nodes: list[Any] = []
         self._initializers: list[Stored] = []
         self._others: list[TensorProto] = []
+        self._node_names: set[str] = set()
+        """ONNX Runtime takes each name of a node once."""
         self._opsets: dict[str, int] = {}
         """Versions of the domains other than ONNX's own, where they are not 1."""
         self._taken = {spec.name for spec in (*graph.inputs, *graph.outputs)}
@@ -191,6 +194,9 @@ class OnnxBuilder:
 
     def splice(self, nodes: Sequence[NodeProto], opsets: Mapping[str, int]) -> None:
         """Add ONNX nodes that have their final names already; `opsets` are the versions of the domains in them."""
+        for node in nodes:
+            if node.name:
+                node.name = free_name(node.name, self._node_names)
         self._nodes.extend(nodes)
         self._opsets |= {domain: version for domain, version in opsets.items() if domain}
 
@@ -323,7 +329,8 @@ class OnnxBuilder:
         self, op_type: str, inputs: list[str], outputs: list[str], name: str, domain: str, attributes: dict[str, Any]
     ) -> None:
         present = {key: value for key, value in attributes.items() if value is not None and value != ()}
-        self._nodes.append(helper.make_node(op_type, inputs, outputs, name=name, domain=domain, **present))
+        unique = free_name(name, self._node_names) if name else ""
+        self._nodes.append(helper.make_node(op_type, inputs, outputs, name=unique, domain=domain, **present))
 
     def _unique(self, name: str) -> str:
         unique, number = name, 0
@@ -341,18 +348,20 @@ class OnnxBuilder:
 
 
 def encode(module: nn.Module, name: str) -> tuple[Tensor, Encoding | None]:
-    """The parameter after its constraints, and the encoding of the last that has one and was not overruled later."""
+    """The parameter after its constraints, and the encoding of the last that has one and still holds all values."""
     chain = constraints_of(module, name)
     encoding: Encoding | None = None
+    encoder: Constraint | None = None
     with torch.no_grad():
         value: Tensor = module.parametrizations[name].original if chain else getattr(module, name)  # type: ignore[union-attr, index]
         for constraint in chain:
             constrained = constraint(value)
             own = constraint.encode(value)
             if own is not None:
-                encoding = own
-            elif encoding is not None and not torch.equal(constrained, value):
-                encoding = None
+                encoding, encoder = own, constraint
+            elif encoder is not None and not torch.equal(constrained, value):
+                holds = torch.equal(encoder(constrained), constrained)  # as a mask's zeros are on every grid
+                encoding, encoder = (encoder.encode(constrained), encoder) if holds else (None, None)
             value = constrained
     return value, encoding
 
