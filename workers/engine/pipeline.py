@@ -88,7 +88,7 @@ def describe(error: Exception, spec: InspectModel | InspectDataset | Compress | 
         log.error("file limit reached", exc_info=error)
         return RunError(
             code="too_large",
-            message="unpacked, what was sent or the result is larger than a run may write: send less or a smaller model",
+            message="unpacked, what was sent or the result is larger than a run may write: send something smaller",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         log.error("no space left", exc_info=error)
