@@ -18,6 +18,11 @@ def elementwise(_: Op, node: fx.Node, axes: Axes) -> None:
     axes.give(node, axes.broadcast([axes.of(source) for source in node.all_input_nodes], axes.shape(node)))
 
 
+def like_first(_: Op, node: fx.Node, axes: Axes) -> None:
+    """Each element of the output comes from the same place of the first input; other inputs have no say."""
+    axes.give(node, axes.of(source_of(node)))
+
+
 def windowed(op: Op, node: fx.Node, axes: Axes) -> None:
     """Each channel (dimension 1) is worked on by itself, all that follows it as one picture."""
     dims = axes.of(source_of(node))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workers.engine.dtypes import NARROW, ONNX_OF_TORCH, ONNX_OF_WORD, TORCH_OF_ONNX
 from workers.engine.ops.aten import reads_aten
-from workers.engine.ops.axis_rules import elementwise
+from workers.engine.ops.axis_rules import like_first
 from workers.engine.ops.base import ANY, register
 from workers.engine.ops.plain import Plain, plain
 
@@ -84,7 +84,7 @@ plain("BitCast", bit_cast, opset=26)
 class Cast(Plain):
     name = "Cast"
     functions = (cast,)
-    axes = elementwise
+    axes = like_first
     folds = ANY
     attribute_since: ClassVar[dict[str, int]] = {"saturate": 19, "round_mode": 24}
     words = frozenset({"up", "down", "nearest"})
@@ -102,7 +102,7 @@ class CastLike(Plain):
 
     name = "CastLike"
     functions = (cast_like,)
-    axes = elementwise
+    axes = like_first
     attribute_since: ClassVar[dict[str, int]] = {"saturate": 19}
     opset = 15
 
