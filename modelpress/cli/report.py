@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelpress.cli.output import size, table
-from modelpress.report import Latency, Quality, Report, Verdict
+from modelpress.report import FileSize, Latency, Quality, Report, Verdict
 
 COLOURS = {Verdict.PASSED: "green", Verdict.DEGRADED: "red", Verdict.NO_GAIN: "yellow"}
 ERRORS = frozenset({"mse", "mae"})
@@ -36,7 +36,11 @@ def figures(report: Report) -> Table:
     made = table("", "original", "result", "change")
     for column in made.columns[1:]:
         column.justify = "right"
-    made.add_row("file", size(before.bytes), size(after.bytes), smaller(report.size_ratio))
+    first, *others = report.files or (FileSize(format="onnx", bytes=after.bytes, ratio=report.size_ratio),)
+    name = "file" if first.format == "onnx" else f"file as {first.format}"
+    made.add_row(name, size(before.bytes), size(first.bytes), smaller(first.ratio))
+    for file in others:
+        made.add_row(f"file as {file.format}", "", size(file.bytes), smaller(file.ratio))
     made.add_row(
         "file, zstd -19",
         size(before.zstd_bytes),
@@ -46,9 +50,6 @@ def figures(report: Report) -> Table:
     if before.packed_bytes and after.packed_bytes:
         packed = before.packed_bytes, after.packed_bytes
         made.add_row("file, packed", *map(size, packed), smaller(packed[0] / packed[1]))
-    if len(report.files) > 1:
-        for file in report.files:
-            made.add_row(f"file, {file.format}", "", size(file.bytes), smaller(file.ratio))
     for latency in report.latency:
         made.add_row(*latency_row(latency))
     if report.quality:

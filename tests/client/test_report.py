@@ -8,6 +8,7 @@ from modelpress.cli.compress import exit_code
 from modelpress.cli.report import render
 from modelpress.report import (
     Environment,
+    FileSize,
     Latency,
     Quality,
     Report,
@@ -100,3 +101,11 @@ def test_exit_codes() -> None:
     assert [exit_code(a_report(verdict)) for verdict in Verdict] == [0, 3, 4]
     assert exit_code(a_report(targets_met=False)) == 5
     assert exit_code(a_report(Verdict.DEGRADED, targets_met=False)) == 3
+
+
+def test_every_file_is_listed_by_its_format() -> None:
+    files = (FileSize(format="packed", bytes=20_480, ratio=5), FileSize(format="pt2", bytes=102_400, ratio=0.98))
+    report = a_report(files=files)
+    assert row(report, "file as packed").split()[3:] == ["97.7", "KiB", "20.0", "KiB", "5.00×", "smaller"]
+    assert row(report, "file as pt2").split()[3:] == ["100.0", "KiB", "1.02×", "LARGER"]
+    assert row(a_report(files=(FileSize(format="onnx", bytes=1024, ratio=9),)), "file ").split()[3:5] == ["1.0", "KiB"]

@@ -60,7 +60,7 @@ def test_the_command_line(service: Service, checkout: Path) -> None:
 @pytest.mark.slow
 def test_a_hugging_face_folder(service: Service, checkout: Path) -> None:
     said = run(["bash", "-euo", "pipefail", "-c", blocks("A Hugging Face folder", "bash")], service, checkout)
-    assert "file, packed" in said
+    assert "file as packed" in said
     whole, pruned = checkout / "tiny-bert" / "model.safetensors", checkout / "tiny-bert.compressed.zip"
     assert pruned.stat().st_size < 0.9 * whole.stat().st_size
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -109,7 +110,8 @@ def test_the_command_line_takes_a_folder_and_fetches_every_format(service: Servi
     done = service.run("compress", str(bert), *argv, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"tiny-bert.compressed.onnx", "tiny-bert.compressed.packed"}
-    assert "file, packed" in done.stdout
+    assert re.search(r"^file as packed +\S+ KiB +\S+ KiB +\d", done.stdout, re.MULTILINE)
+    assert re.search(r"^file as onnx +\S+ KiB +\d", done.stdout, re.MULTILINE)
 
 
 def test_weights_alone_are_put_into_the_architecture_that_they_name(
