@@ -62,7 +62,7 @@ class Grouping:
         return self.of_row[self.placed.of_symbol]
 
 
-def group(symbols: NDArray[np.int64], placed: Placed, size: int) -> Grouping | None:
+def group(symbols: NDArray[np.int32], placed: Placed, size: int) -> Grouping | None:
     """Rows in groups, or None where there are too few or too many. `symbols` are below `size`.
 
     Rows are sorted by their entropy, cut into groups, and moved to the group whose table codes them best, some times.
@@ -73,8 +73,8 @@ def group(symbols: NDArray[np.int64], placed: Placed, size: int) -> Grouping | N
     coarse = (size - 1 >> shift) + 1
     if count < 2 * GROUPS or count * coarse > MOST_CELLS or len(symbols) < max(FEWEST_SYMBOLS, FEWEST_EACH * size):
         return None
-    cells = placed.of_symbol * np.int64(coarse)
-    cells += symbols >> shift
+    cells = placed.of_symbol * np.int32(coarse)
+    cells += symbols >> np.int32(shift) if shift else symbols
     counts = np.bincount(cells, minlength=count * coarse).reshape(count, coarse).astype(np.float64)
     totals = np.maximum(counts.sum(axis=1), 1)
     spread = (counts * np.log2(np.maximum(counts, 1))).sum(axis=1) / totals - np.log2(totals)

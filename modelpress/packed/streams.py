@@ -21,7 +21,7 @@ VARIED = 0.98
 
 Symbols = NDArray[Any]
 """Numbers of 1 or 2 bytes."""
-Counted = tuple[NDArray[np.int64], NDArray[np.int64]]
+Counted = tuple[NDArray[np.int32], NDArray[np.int64]]
 """Symbols from 0 on, and how often each occurs."""
 
 
@@ -45,7 +45,8 @@ def write_stream(symbols: Symbols, placed: tuple[Placed, ...] = (), *, gain: flo
     if low == high:
         return bytes([Form.CONSTANT]) + plain[: symbols.itemsize]
     alphabet = Alphabet(low, high - low + 1)
-    shifted = symbols.astype(np.int64) - low
+    shifted = symbols.astype(np.int32)
+    shifted -= low
     counts = np.bincount(shifted, minlength=alphabet.size)
     entropy = bits(counts) / 8
     best = min(bytes([Form.RAW]) + plain, _write_zstd(plain, entropy), key=len)
@@ -70,7 +71,7 @@ def _write_zstd(plain: bytes, entropy: float) -> bytes:
     return bytes([Form.ZSTD]) + varint(len(squeezed)) + squeezed
 
 
-def _write_grouped(shifted: NDArray[np.int64], alphabet: Alphabet, grouping: Grouping) -> bytes:
+def _write_grouped(shifted: NDArray[np.int32], alphabet: Alphabet, grouping: Grouping) -> bytes:
     of_symbol, rows = grouping.of_symbol(), grouping.placed.rows
     parts = [shifted[of_symbol == index] for index in range(int(grouping.of_row.max()) + 1)]
     counted = [(part, np.bincount(part, minlength=alphabet.size)) for part in parts]
@@ -82,7 +83,7 @@ def _write_ans(alphabet: Alphabet, parts: list[Counted], grouping: bytes) -> byt
     tables = [quantize(counts) for _, counts in parts]
     coder = constriction.stream.stack.AnsCoder()
     for (symbols, _), weights in zip(reversed(parts), reversed(tables), strict=True):
-        coder.encode_reverse(symbols.astype(np.int32), model(weights))
+        coder.encode_reverse(symbols, model(weights))
     words = coder.get_compressed().astype("<u4", copy=False).tobytes()
     head = bytes([Form.ANS]) + varint(len(parts)) + grouping + alphabet.write()
     return b"".join((head, *map(write_weights, tables), varint(len(words) // 4), words))
