@@ -33,12 +33,13 @@ def finish_compression(
             transitions.cancel(session, job)
             return None
         parent = session.get_one(Model, job.model_id)
+        first = min((file for file, _ in files), key=lambda file: file.format)  # as wherever a model has several files
         steps = ", ".join(step["step"] for step in job.request["recipe"])
         result = Model(
             id=uuid7(),
             tenant_id=job.tenant_id,
             name=f"{parent.name} ({steps})",
-            filename=f"{PurePath(parent.filename).stem}{PurePath(files[0][0].path).suffix}",
+            filename=f"{PurePath(parent.filename).stem}{PurePath(first.path).suffix}",
             status="ready",
             spec=plain(spec),
             parent_id=parent.id,

@@ -39,7 +39,7 @@ def test_a_result_may_have_several_files(desk: Desk) -> None:
     job_id = desk.compress(program("succeed_in_formats", paths=paths))
     desk.wait(job_id, "succeeded")
     (model,) = desk.results(job_id)
-    assert model.filename == "digits.zip"
+    assert model.filename == "digits.onnx"
     with Session(desk.engine) as session:
         files = session.scalars(select(ModelFile).where(ModelFile.model_id == model.id)).all()
     assert {file.format: file.suffix for file in files} == {"safetensors": ".zip", "onnx": ".onnx", "packed": ".small"}
