@@ -126,8 +126,7 @@ def stats(graph: Graph) -> ModelStats:
         used.update((raw_parameter(layer.module, name), weight) for name, weight in layer.weights.items())
     tensors = used.values()
     nodes = [node for node in graph.module.graph.nodes if node.op in ("call_module", "call_function")]
-    ops = Counter(op_of(node).name for node in nodes)
-    del ops["GetItem"]
+    ops = Counter(name for node in nodes for name in op_of(node).counted(node))
     return ModelStats(
         parameters=sum(tensor.numel() for tensor in tensors),
         nonzeros=sum(int(torch.count_nonzero(tensor)) for tensor in tensors),

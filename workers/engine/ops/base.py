@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -85,6 +85,10 @@ class Op:
     def opset_for(self, node: fx.Node) -> int:
         """First opset that the node can be written in: what was read in parts can always be written in parts."""
         return OLDEST_OPSET if self.taken_apart and node.meta.get("raised") else self.opset
+
+    def counted(self, node: fx.Node) -> Iterable[str]:  # noqa: ARG002 (of a record that stands for several ops, or none)
+        """What the node counts as in the model's figures."""
+        return (self.name,)
 
     def macs(self, node: fx.Node) -> int:  # noqa: ARG002 (most ops have none)
         """Multiply-accumulates of one call; shapes are in `meta["shape"]` of the node and of its arguments."""

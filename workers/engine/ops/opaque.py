@@ -7,7 +7,7 @@ their own, so that steps which only change how weights are stored work on them t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,6 +25,7 @@ from workers.engine.ops.base import Op, leaf_of, register
 from workers.engine.runtime import reason
 
 if TYPE_CHECKING:
+    from workers.engine.structure.axes import Axes
     from workers.engine.writers.onnx import OnnxBuilder
 
 NEWEST_IR = 10
@@ -170,6 +171,12 @@ class StoredOp(Op):
     def channel_axis(self, module: nn.Module, weight: str) -> int:
         return module.axis if isinstance(module, Stored) else super().channel_axis(module, weight)
 
+    def axes(self, node: fx.Node, axes: Axes) -> None:
+        axes.freeze(node, "a part that is out of reach uses it")
+
+    def counted(self, node: fx.Node) -> tuple[str, ...]:  # noqa: ARG002 (of the base)
+        return ()
+
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         onnx.bind(node, onnx.weight(node, "weight"))
 
@@ -181,6 +188,12 @@ class OpaqueOp(Op):
     name = "Opaque"
     domain = "modelpress"
     modules = (Opaque,)
+
+    def axes(self, node: fx.Node, axes: Axes) -> None:
+        axes.freeze(node, f"it meets {leaf_of(node, Opaque)}, which is out of reach")
+
+    def counted(self, node: fx.Node) -> Iterable[str]:
+        return leaf_of(node, Opaque).part.ops.elements()
 
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         leaf = leaf_of(node, Opaque)

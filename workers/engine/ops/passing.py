@@ -29,6 +29,9 @@ class GetItem(Op):
     domain = "modelpress"
     functions = (operator.getitem,)
 
+    def counted(self, node: fx.Node) -> tuple[str, ...]:  # noqa: ARG002 (of the base)
+        return ()
+
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         """Its producer has bound it already."""
 
