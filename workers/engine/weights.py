@@ -56,9 +56,11 @@ def held_tensors(graph: Graph) -> dict[str, Held]:
             module = graph.module.get_submodule(str(node.target))
             layer = str(node.meta.get("layer", node.target))
             stored = node.meta.get("names", {})
-            for name in _own(module):
+            names = list(_own(module))
+            for name in names:
                 own = stored.get(name, "")
-                users = own if DOTTED.fullmatch(own) else f"{layer}.{name}"
+                last = own.rpartition(".")[2]  # writers store equal tensors once, under the name of the first
+                users = own if DOTTED.fullmatch(own) and (last == name or last not in names) else f"{layer}.{name}"
                 found.setdefault(users, Held(module, name, node))
     return found
 

@@ -333,3 +333,28 @@ class SeenAgain(nn.Module):
 def test_a_change_in_place_that_is_seen_elsewhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"in place \(mul_\)"):
         read_pt2(exported(SeenAgain(), torch.randn(3, 4), tmp_path / "model.pt2"))
+
+
+class Answers(nn.Module):
+    """A dict of tensors, nested, with a size, a number and nothing among them; and an input that is a number."""
+
+    def forward(self, x: Tensor, times: int) -> dict[str, object]:
+        return {"logits": x * times, "hidden": (x + 1, x.shape[0], None, 3)}
+
+
+@pytest.mark.parametrize("kind", [BATCH, torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO])
+def test_outputs_have_the_names_of_the_dict_that_the_model_returns(kind: object, tmp_path: Path) -> None:
+    program = torch.export.export(Answers(), (torch.randn(3, 4), 2), dynamic_shapes=({0: kind}, None))
+    torch.export.save(program, tmp_path / "model.pt2")
+    graph = read_pt2(tmp_path / "model.pt2")
+    assert [(spec.name, spec.shape) for spec in graph.outputs] == [
+        ("logits", ("batch", 4)),
+        ("hidden.0", ("batch", 4)),
+        ("hidden.1", ()),
+    ]
+    assert len(graph.notes) == 3
+    x = torch.randn(5, 4)
+    logits, hidden, size = graph(x)
+    torch.testing.assert_close(logits, x * 2)
+    torch.testing.assert_close(hidden, x + 1)
+    assert int(size) == 5

@@ -70,6 +70,7 @@ def assert_same(graph: Graph, others: tuple[Any, Graph], given: tuple[Tensor, ..
         wanted = graph(*given)
         for other in others:
             found = other(*given)
+            found = tuple(found.values()) if isinstance(found, dict) else found
             for own, value in zip(found if isinstance(found, tuple) else (found,), wanted, strict=True):
                 torch.testing.assert_close(own, value, rtol=1e-5, atol=1e-6)
 
@@ -102,6 +103,15 @@ def test_a_recurrent_layer_over_an_open_time_is_refused(tmp_path: Path) -> None:
     graph = read_onnx(tmp_path / "model.onnx")
     with pytest.raises(UnsupportedModelError, match="would fix the dimension 'time' of the input 'x'"):
         write_model(graph, "pt2", tmp_path / "again.pt2")
+
+
+def test_several_outputs_keep_their_names(tmp_path: Path) -> None:
+    graph = read_huggingface(saved(make("bert"), tmp_path / "model"))
+    loaded, again = written(graph, tmp_path / "again.pt2")
+    given = tuple(inputs(graph, 2, 5).values())
+    assert list(loaded(*given)) == ["last_hidden_state", "pooler_output"]
+    assert [spec.name for spec in again.outputs] == ["last_hidden_state", "pooler_output"]
+    assert_same(graph, (loaded, again), given)
 
 
 @pytest.mark.parametrize("name", ["bert classifier", "llama", "gpt2", "vit", "t5 encoder"])

@@ -16,10 +16,10 @@ from workers.engine.dtypes import NARROW, ONNX_OF_TORCH, TORCH_OF_ONNX, WORD_OF_
 from workers.engine.ops.base import MOST, Op, register, source_of
 from workers.engine.ops.casting import cast
 from workers.engine.ops.plain import attributes_of
-from workers.engine.quantization.fake_quantize import FakeQuantize
 
 if TYPE_CHECKING:
     from workers.engine.builder import GraphBuilder, Value
+    from workers.engine.quantization.fake_quantize import FakeQuantize
     from workers.engine.readers.onnx_node import OnnxNode
     from workers.engine.writers.onnx import OnnxBuilder
 
@@ -133,6 +133,8 @@ def _symmetric(values: Tensor, zero_point: Value | None) -> bool:
 
 def _pair(quantized: fx.Node, scale: Value, zero_point: Value | None, graph: GraphBuilder) -> FakeQuantize | None:
     """The leaf that rounds to a grid of 8 bits, where the integers come straight from one scale for all."""
+    from workers.engine.quantization.fake_quantize import FakeQuantize  # noqa: PLC0415 (it imports the op table)
+
     if quantized.target is not quantize or quantized.kwargs["block_size"]:
         return None
     _, made_scale, made_zero, *_ = (*quantized.args, None)

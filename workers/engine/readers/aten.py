@@ -84,6 +84,11 @@ class AtenNode:
         return tuple(numbers * rank if len(numbers) == 1 else numbers)
 
     def plain(self, value: Any) -> Any:
+        return self.plain_value(value)
+
+    @staticmethod
+    def plain_value(value: Any) -> Any:
+        """A size as the tensor of one number that it is; everything else as it is."""
         return value.value if isinstance(value, Symbol) else value
 
     def sizes_like(self, wanted: Sequence[Any], like: str, graph: GraphBuilder) -> tuple[int, ...] | Value:

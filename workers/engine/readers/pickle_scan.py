@@ -19,8 +19,15 @@ TENSOR_NAMES = {
         for kind in ("Bool", "Byte", "Char", "Short", "Int", "Long", "Half", "BFloat16", "Float", "Double")
     ),
     "torch.storage.UntypedStorage",
+    "torch.Tensor",
+    "torch._tensor._rebuild_from_type_v2",
+    "builtins.set",
+    "__builtin__.set",
 }
-"""What a pickle of nothing but tensors in tuples, lists and dicts imports."""
+"""What a pickle of nothing but tensors in tuples, lists and dicts imports.
+
+The last four come with tensors whose dimensions were marked as dynamic, which torch notes in attributes.
+"""
 
 
 def foreign_names(data: bytes) -> set[str]:

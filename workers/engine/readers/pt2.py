@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from workers.engine.readers.fitting import fit
 from workers.engine.readers.fixed_batch import open_batch
 from workers.engine.readers.pt2_archive import DTYPES, Archive
 from workers.engine.readers.pt2_code import refuse_code
+from workers.engine.readers.pt2_outputs import output_names
 from workers.engine.readers.pt2_uses import Uses
 
 SCHEMA = 8
@@ -157,22 +158,33 @@ class _Program:
         for place, node in enumerate(self.graph["nodes"]):
             self.uses.check_in_place(place, node)
             self._node(node)
-        outputs = []
-        for position, spec in enumerate(self.module["signature"]["output_specs"]):
-            name = spec["user_output"]["arg"]["as_tensor"]["name"]
-            value = self.values[name]
-            if isinstance(value, Symbol):
-                raise UnsupportedModelError("An output of the program is a plain number. Return tensors only.")
-            outputs.append((self._tensor_spec(self._output_name(position), name), value))
+        outputs = list(self._outputs())
+        if not outputs:
+            raise UnsupportedModelError("No output of the program is a tensor. Return at least one.")
         return self.builder.finish(outputs, opset=WRITTEN_OPSET)
 
-    def _output_name(self, position: int) -> str:
-        if self.words.outputs:
-            return self.words.outputs[position]
-        return f"output_{position}" if position else "output"
+    def _outputs(self) -> Iterator[tuple[TensorSpec, Value]]:
+        """Tensors, and sizes as tensors of one number; constants and None, which say nothing, are left out."""
+        specs = self.module["signature"]["output_specs"]
+        names = self.words.outputs or output_names(self.module["module_call_graph"], len(specs))
+        for users_name, spec in zip(names, specs, strict=True):
+            argument = spec["user_output"]["arg"]
+            if "as_tensor" in argument:
+                name = argument["as_tensor"]["name"]
+                yield self._tensor_spec(users_name, name), self.values[name]
+            elif "as_name" in argument.get("as_sym_int", {}):
+                value = AtenNode.plain_value(self.values[argument["as_sym_int"]["as_name"]])
+                yield TensorSpec(name=users_name, dtype="int64", shape=()), value
+            else:
+                self.builder.notes.append(f"the output {users_name!r} is no tensor and was left out")
 
     def _input(self, spec: dict[str, Any]) -> None:
         ((kind, content),) = spec.items()
+        if kind == "constant_input":
+            self.builder.notes.append(
+                f"the input {str(content['name'])[:80]!r} is no tensor: it stays what the program was exported with"
+            )
+            return
         if kind == "user_input":
             argument = content["arg"]
             if "as_tensor" not in argument:

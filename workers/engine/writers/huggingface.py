@@ -63,6 +63,12 @@ def write_folder(graph: Graph, origin: Origin, held: Mapping[str, Tensor], path:
     _zip(path, files)
 
 
+def needs_own_loader(path: Path) -> bool:
+    """Whether `modelpress.huggingface.load` has to load the folder, as transformers' own configuration cannot say it."""
+    with zipfile.ZipFile(path) as archive:
+        return ENTRY in json.loads(archive.read("config.json"))
+
+
 def _weights(graph: Graph, origin: Origin, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """By name in the model's state dict and laid out as there, in the order there."""
     if origin.lost:

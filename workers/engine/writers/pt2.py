@@ -97,7 +97,7 @@ def _model(graph: Graph) -> nn.Module:
     for module in list(graph.module.modules()):
         if parametrize.is_parametrized(module):
             _settle(module)
-    root = _root([spec.name for spec in graph.inputs])
+    root = _root([spec.name for spec in graph.inputs], [spec.name for spec in graph.outputs])
     stored = stored_sizes(graph.module)
     places: dict[str, str] = {}
     nodes = [node for node in graph.module.graph.nodes if node.op in ("call_module", "get_attr")]
@@ -145,8 +145,11 @@ def _wanted(node: fx.Node) -> str:
     return str(node.meta.get(key, node.target))
 
 
-def _root(names: list[str]) -> Any:
-    """An empty module whose forward has the users' names for its inputs, as far as Python allows them."""
+def _root(names: list[str], outputs: list[str]) -> Any:
+    """An empty module whose forward has the users' names for its inputs, as far as Python allows them.
+
+    It answers one tensor, or several: in a dict by name, in a tuple where they have no names but numbers.
+    """
     parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     taken: set[str] = {"self"}
     for place, name in enumerate(names):
@@ -156,8 +159,13 @@ def _root(names: list[str]) -> Any:
         taken.add(word)
         parameters.append(inspect.Parameter(word, inspect.Parameter.POSITIONAL_OR_KEYWORD))
 
+    numbered = all(re.fullmatch(r"output(_\d+)?", name) for name in outputs)
+
     def forward(self: Any, *inputs: Tensor) -> Any:
-        return self.run(*inputs)
+        results = self.run(*inputs)
+        if len(results) == 1:
+            return results[0]
+        return results if numbered else dict(zip(outputs, results, strict=True))
 
     forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what torch.export asks for names
     return type("Model", (nn.Module,), {"forward": forward})()
