@@ -61,6 +61,7 @@ def test_the_command_line(service: Service, checkout: Path) -> None:
 def test_a_hugging_face_folder(service: Service, checkout: Path) -> None:
     said = run(["bash", "-euo", "pipefail", "-c", blocks("A Hugging Face folder", "bash")], service, checkout)
     assert "file as packed" in said
+    assert "(dense): Linear(in_features=64, out_features=128, bias=True)" in said
     whole, pruned = checkout / "tiny-bert" / "model.safetensors", checkout / "tiny-bert.compressed.zip"
     assert pruned.stat().st_size < 0.9 * whole.stat().st_size
 

@@ -97,6 +97,7 @@ def test_what_one_job_made_is_what_the_next_one_works_on(client: Client, bert: P
     whole = client.wait(client.upload_model(bert), timeout=120)
     narrow, report = result_of(client, whole.id, [{"step": "channel_pruning"}], formats=["safetensors"])
     assert [file.format for file in narrow.files] == ["safetensors"], report.warnings
+    assert any("modelpress.huggingface.load" in warning for warning in report.warnings)
     half, report = result_of(client, narrow.id, [{"step": "half_precision"}], formats=["packed"])
     assert report.size_ratio > 1.7
     assert whole.stats is not None

@@ -16,6 +16,7 @@ from workers.engine.readers import ZIP, read_model
 from workers.engine.reporter import Reporter
 from workers.engine.runtime import arrays, open_session
 from workers.engine.writers import write_model, writer_of
+from workers.engine.writers.huggingface import needs_own_loader
 
 TOLERANCE = 0.05
 """Relative error up to which a stored file may answer unlike the graph in training: kernels round and saturate."""
@@ -23,6 +24,8 @@ MEASURED: Format = "onnx"
 """What all figures but sizes are of, whatever is given out."""
 HOLD_ALL: frozenset[Format] = frozenset({MEASURED, "packed"})
 """What can be read can be written in these."""
+ARCHIVE = ".zip"
+"""Safetensors of a Hugging Face model come in one, with their configuration."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,11 @@ def deliver(graph: Graph, spec: Compress, run_dir: Path, checked: Checked | None
             continue
         try:
             given[format_] = _write(graph, format_, measured, checked)
+            if given[format_].suffix == ARCHIVE and needs_own_loader(given[format_]):
+                reporter.warn(
+                    "the layers of the result have sizes that no configuration of transformers gives them: load the "
+                    "folder with modelpress.huggingface.load instead of from_pretrained"
+                )
         except OSError:
             raise  # a full disk is no matter of the format
         except Exception as error:  # noqa: BLE001 (what the steps have made is not thrown away for one of several files)
@@ -98,8 +106,7 @@ def _write(graph: Graph, format_: Format, measured: Path, checked: Checked | Non
     writer.write(graph, path)
     if writer.check is None or not writer.check(graph, path, measured):
         _check_answers(path, graph, checked)
-    # safetensors of a Hugging Face model come in an archive with their configuration
-    return path.rename(path.with_suffix(".zip")) if format_ == "safetensors" and _is_zip(path) else path
+    return path.rename(path.with_suffix(ARCHIVE)) if format_ == "safetensors" and _is_zip(path) else path
 
 
 def _check_answers(path: Path, graph: Graph, checked: Checked | None) -> None:

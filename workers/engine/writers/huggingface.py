@@ -64,7 +64,7 @@ def write_folder(graph: Graph, origin: Origin, held: Mapping[str, Tensor], path:
 
 
 def needs_own_loader(path: Path) -> bool:
-    """Whether `modelpress.huggingface.load` has to load the folder, as transformers' own configuration cannot say it."""
+    """Whether only `modelpress.huggingface.load` loads the folder: no configuration of transformers says its sizes."""
     with zipfile.ZipFile(path) as archive:
         return ENTRY in json.loads(archive.read("config.json"))
 
