@@ -23,8 +23,10 @@ from workers.engine.structure.groups import Group
 
 ROWS = 16_384
 """Examples of a layer's inputs and outputs, positions counted, on which it is fitted."""
-RIDGE = 1e-3
-"""Of the inputs' mean square: what holds weights back that the examples say little about."""
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Of the inputs' mean square: what holds weights back that the examples say little about. Each layer takes its best."""
+JUDGED = 0.2
+"""The share of the examples by which that is decided."""
 
 
 @torch.no_grad()
@@ -110,27 +112,49 @@ def _part(wanted: Tensor, node: fx.Node, left: Tensor | None) -> Tensor:
 
 
 def _fit(layer: Linear | Conv, pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Change weight and bias where that brings the outputs of examples that were not used nearer."""
     share = ROWS / sum(wanted[..., 0].numel() for _, wanted in pairs)
     generator = torch.Generator().manual_seed(0)
-    taken = []
+    used: list[tuple[Tensor, Tensor]] = []
+    others: list[tuple[Tensor, Tensor]] = []
     for given, wanted in pairs:
-        x, y = _columns(layer, given), wanted.flatten(0, -2)
-        if share < 1:
-            some = torch.randperm(len(y), generator=generator)[: max(1, round(share * len(y)))].to(y.device)
-            x, y = x[some], y[some]
-        taken.append((x.double(), y.double()))
-    x, y = (torch.cat(parts) for parts in zip(*taken, strict=True))
-    weight = layer.weight.data
-    missing = y - x @ weight.flatten(1).double().T
-    if layer.bias is not None:
-        means = x.mean(0), missing.mean(0)
-        x, missing = x - means[0], missing - means[1]
-    products = x.T @ x
-    products.diagonal().add_(RIDGE * products.diagonal().mean().clamp_min(1e-12))
-    change = torch.linalg.solve(products, x.T @ missing).T
-    weight += change.view_as(weight)
-    if layer.bias is not None:
-        layer.bias.data.copy_(means[1] - change @ means[0])
+        judged = max(1, round(JUDGED * len(given)))
+        for x, y, taken in ((given[judged:], wanted[judged:], used), (given[:judged], wanted[:judged], others)):
+            if len(x):
+                taken.append(_sample(_columns(layer, x), y.flatten(0, -2), share, generator))
+    x, y = _joined(used or others)
+    weight, bias = layer.weight.data, layer.bias
+    old = weight.flatten(1).double()
+    missing = y - x @ old.T
+    zero = torch.zeros((), dtype=x.dtype, device=x.device)
+    x_mean, y_mean = (zero, zero) if bias is None else (x.mean(0), missing.mean(0))
+    x = x - x_mean
+    values, vectors = torch.linalg.eigh(x.T @ x)
+    target = vectors.T @ (x.T @ (missing - y_mean))
+    judged_x, judged_y = _joined(others)
+    judged_y = judged_y - judged_x @ old.T
+    changes = [
+        torch.zeros_like(old),
+        *((vectors @ (target / (values + r)[:, None])).T for r in (ridge * float(values.mean()) for ridge in RIDGES)),
+    ]
+    errors = [float((judged_y - y_mean - (judged_x - x_mean) @ change.T).square().sum()) for change in changes]
+    best = changes[min(range(len(errors)), key=errors.__getitem__)]
+    weight += best.view_as(weight)
+    if bias is not None:
+        bias.data.copy_(y_mean - best @ x_mean)
+
+
+def _sample(x: Tensor, y: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """This share of the rows, in double precision."""
+    if share < 1:
+        some = torch.randperm(len(y), generator=generator)[: max(1, round(share * len(y)))].to(y.device)
+        x, y = x[some], y[some]
+    return x.double(), y.double()
+
+
+def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    xs, ys = zip(*parts, strict=True)
+    return torch.cat(xs), torch.cat(ys)
 
 
 def _columns(layer: Linear | Conv, given: Tensor) -> Tensor:

