@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from tests.engine.onnx.nets import example, export
@@ -83,13 +83,29 @@ def test_the_encoding_of_the_last_constraint_is_stored() -> None:
     assert_runs_alike(graph, model)
 
 
-def test_a_later_constraint_that_changes_values_takes_the_encoding_away() -> None:
+class Moved(Constraint):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + 0.01
+
+
+def test_a_later_constraint_that_leaves_the_grid_takes_the_encoding_away() -> None:
+    graph = linear("Gemm")
+    (layer,) = graph.layers()
+    layer.constrain("weight", Grid(0.05))
+    layer.constrain("weight", Moved())
+    model = write_onnx(graph)
+    assert set(stored(model)) == {"fc.weight", "fc.bias"}
+    assert_runs_alike(graph, model)
+
+
+def test_zeros_of_a_later_mask_are_on_the_grid() -> None:
     graph = linear("Gemm")
     (layer,) = graph.layers()
     layer.constrain("weight", Grid(0.05))
     layer.constrain("weight", Mask(torch.rand(6, 8) > 0.5))
     model = write_onnx(graph)
-    assert set(stored(model)) == {"fc.weight", "fc.bias"}
+    integers = numpy_helper.to_array(stored(model)["fc.weight_quantized"])
+    assert (integers == 0).mean() > 0.2
     assert_runs_alike(graph, model)
 
 
