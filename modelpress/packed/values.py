@@ -89,9 +89,10 @@ def _index_width(size: int) -> int:
 
 
 def _write_planes(values: Values, kind: Kind, placed: tuple[Placed, ...]) -> bytes:
+    if kind.width <= 2:
+        placed = placed[:1]  # a symbol for every byte or two: the time is short for more than one way to see rows
     if kind.width == 1:
-        # as many symbols as bytes: the time is short for more than one way to see them in rows
-        return bytes([Form.PLANES, kind.transform]) + write_stream(values.view(np.uint8), placed[:1], gain=DEAR)
+        return bytes([Form.PLANES, kind.transform]) + write_stream(values.view(np.uint8), placed, gain=DEAR)
     planes = transformed(values, kind.transform).view(np.uint8).reshape(-1, kind.width)
     streams = (write_stream(np.ascontiguousarray(planes[:, index]), placed) for index in range(kind.width))
     return bytes([Form.PLANES, kind.transform]) + b"".join(streams)
