@@ -82,7 +82,7 @@ def blocks(weight: Tensor, width: int, block: int, *, signed: bool, products: bo
 def assert_runs_as_written(
     graph: Graph, x: dict[str, np.ndarray], tolerance: float = 2e-5, **forms: tuple[Tensor, Encoding]
 ) -> bytes:
-    """ONNX Runtime's answers are those of the engine."""
+    """ONNX Runtime's answers are those of the engine, and the file reads as the same again."""
     (found,) = graph.layers()
     for name, (value, encoding) in forms.items():
         found.constrain(name, Form(value, encoding))
@@ -91,6 +91,9 @@ def assert_runs_as_written(
     (expected,) = in_engine(graph, x)
     assert np.isfinite(expected).all()
     np.testing.assert_allclose(in_runtime(model, x)[0], expected, rtol=1e-5, atol=tolerance)
+    again = read_onnx(model)
+    np.testing.assert_allclose(in_engine(again, x)[0], expected, rtol=1e-5, atol=2e-5)
+    assert [layer.name for layer in again.layers()] == [found.name]
     return model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-WEIGHT = re.compile(r"(.+)\.weight(_ih)?(_quantized|_half)?", re.DOTALL)
+WEIGHT = re.compile(r"(.+)\.weight(_ih)?(_quantized|_half|_packed|_values|_codebook)?", re.DOTALL)
 """torch's names for weights, ours for recurrent ones, and those of their stored forms."""
 
 
