@@ -130,7 +130,13 @@ class _Answers(nn.Module):
 
     def find(self, examples: tuple[Tensor, ...]) -> None:
         """Learn the names of the tensors among the answers by running the model once."""
-        answers = self.model(**dict(zip(self.inputs, examples, strict=True)), return_dict=True)
+        try:
+            answers = self.model(**dict(zip(self.inputs, examples, strict=True)), return_dict=True)
+        except Exception as error:  # models say in many ways that they need more than this
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} does not run on {', '.join(self.inputs)} alone ({first_line(error)}): "
+                "export the model with torch.onnx.export or torch.export.save"
+            ) from error
         self.names = tuple(
             name for name, value in answers.items() if isinstance(value, Tensor) and name not in NOT_ANSWERS
         )
