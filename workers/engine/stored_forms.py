@@ -12,7 +12,7 @@ from torch import Tensor
 from workers.engine.constraints import Constraint
 from workers.engine.graph import Graph
 from workers.engine.ops.casting import cast
-from workers.engine.quantization.grid import BiasGrid, IntegerGrid
+from workers.engine.quantization.grid import BiasGrid, IntegerGrid, ShiftedGrid
 from workers.engine.quantization.half import Half
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -21,12 +21,18 @@ LARGEST = torch.iinfo(torch.int8).max
 
 @dataclass(frozen=True)
 class Form:
-    """16-bit floats of a type; or integers × `scale`, which broadcasts over them (None: the scale is not known yet)."""
+    """16-bit floats of a type; or integers × `scale`, of the tensor's rank (None: the scale is not known yet)."""
 
     half: torch.dtype | None = None
     scale: Tensor | None = None
+    zero_point: Tensor | None = None
+    """Of the shape of the scale, where it is not zero or the integers use all of their type."""
     folded: bool = False
     """Behind a cast and a product, not behind `DequantizeLinear`."""
+
+    def transposed(self) -> Form:
+        scale, zero_point = (None if part is None else part.t() for part in (self.scale, self.zero_point))
+        return replace(self, scale=scale, zero_point=zero_point)
 
     def constraint(self, *, bias: bool, shape: torch.Size) -> Constraint | None:
         if self.half is not None:
@@ -36,9 +42,9 @@ class Form:
         if bias:
             return BiasGrid(self.scale.expand(shape))
         axes = tuple(axis for axis, size in enumerate(self.scale.shape) if size > 1)
-        return IntegerGrid(
-            self.scale.reshape((1,) * (len(shape) - self.scale.dim()) + self.scale.shape), axes, folded=self.folded
-        )
+        if self.zero_point is not None:
+            return ShiftedGrid(self.scale, self.zero_point, axes)
+        return IntegerGrid(self.scale, axes, folded=self.folded)
 
 
 class StoredForms:
@@ -47,16 +53,17 @@ class StoredForms:
     def __init__(self) -> None:
         self._forms: dict[int, Form] = {}
 
-    def integers(self, tensor: Tensor, scale: Tensor) -> None:
-        """The tensor is whole numbers, -127 to 127 or a bias in 32 bits, × scale."""
-        self._forms[id(tensor)] = Form(scale=scale)
+    def integers(self, tensor: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> None:
+        """The tensor is (integers - zero point) × scale; without a zero point -127 to 127, or a bias in 32 bits."""
+        scale = _ranked(scale, tensor)
+        zeros = None if zero_point is None else _ranked(zero_point, tensor).expand(scale.shape)
+        self._forms[id(tensor)] = Form(scale=scale, zero_point=zeros)
 
     def copied(self, tensor: Tensor, other: Tensor, *, transposed: bool = False) -> None:
         """The other has the same values, or those of the transposed matrix."""
         form = self._forms.get(id(tensor))
         if form is not None:
-            turned = transposed and form.scale is not None and form.scale.dim() == 2
-            self._forms[id(other)] = replace(form, scale=form.scale.t()) if turned and form.scale is not None else form
+            self._forms[id(other)] = form.transposed() if transposed else form
 
     def computed(self, function: Callable[..., Any], sources: Sequence[Any], result: Tensor) -> bool:
         """Whether a function of constants only unfolds what the file stores: its result is known in that form then."""
@@ -70,7 +77,7 @@ class StoredForms:
         elif function is torch.mul:
             form, scale = self._forms.get(id(first)), sources[1]
             if form is not None and form.folded and isinstance(scale, Tensor) and scale.numel() < result.numel():
-                self._forms[id(result)] = replace(form, scale=scale)
+                self._forms[id(result)] = replace(form, scale=_ranked(scale, result))
         return id(result) in self._forms
 
     def constrain(self, graph: Graph) -> None:
@@ -83,3 +90,8 @@ class StoredForms:
                     constraint = form.constraint(bias=bias, shape=parameter.shape)
                     if constraint is not None:
                         layer.constrain(name, constraint)
+
+
+def _ranked(numbers: Tensor, tensor: Tensor) -> Tensor:
+    """The numbers with as many dimensions as the tensor over which they broadcast."""
+    return numbers.reshape((1,) * (tensor.dim() - numbers.dim()) + numbers.shape)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.engine.onnx.odd_models import floats, made
 from tests.engine.onnx.running import assert_same, in_engine, in_runtime, model_of
@@ -101,14 +101,36 @@ def test_weights_on_a_grid_stay_on_it_through_steps() -> None:
     assert len(write_onnx(graph)) < 1.1 * len(model)
 
 
-@pytest.mark.parametrize("integers", [np.full((8, 4), -128, np.int8), np.full((8, 4), 200, np.uint8)])
-def test_integers_that_the_engine_has_no_grid_for_become_floats(integers: np.ndarray) -> None:
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+@pytest.mark.parametrize("channels", [True, False])
+def test_integers_of_foreign_quantizers_stay_too(kind: type, channels: bool) -> None:
+    """All 256 of them, with a zero point that is not zero."""
+    bounds = np.iinfo(kind)
+    integers = np.clip(RANDOM.integers(bounds.min, bounds.max + 1, (24, 32)), bounds.min, bounds.max).astype(kind)
+    integers[0, :2] = bounds.min, bounds.max
     nodes = [
-        helper.make_node("DequantizeLinear", ["w_q", "s", "z"], ["w"]),
+        helper.make_node("DequantizeLinear", ["w_q", "s", "z"], ["w"], axis=1),
         helper.make_node("MatMul", ["x", "w"], ["y"]),
     ]
-    weights = {"w_q": integers, "s": np.float32(0.1), "z": np.array(7, integers.dtype)}
-    graph = assert_same(model_of(nodes, {"x": ["N", 8]}, {"y": ["N", 4]}, weights), {"x": floats(2, 8)})
+    scale = np.linspace(0.01, 0.1, 32, dtype=np.float32) if channels else np.float32(0.02)
+    zero = RANDOM.integers(0, 100, 32).astype(kind) if channels else np.array(7, kind)
+    model = model_of(nodes, {"x": ["N", 24]}, {"y": ["N", 32]}, {"w_q": integers, "s": scale, "z": zero})
+    graph = assert_same(model, {"x": floats(2, 24)})
+    assert graph.notes == ["the file stores weights as integers, and they stay so"]
+    stored = [numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(write_onnx(graph)).graph.initializer]
+    assert any(array.dtype == kind and array.shape == integers.shape and (array == integers).all() for array in stored)
+
+
+def test_integers_in_blocks_become_floats() -> None:
+    model = made(
+        """m (float[N, 8] x) => (float[N, 4] y) {
+            w = DequantizeLinear<axis = 0, block_size = 4>(q, s)
+            y = MatMul(x, w)
+        }""",
+        q=RANDOM.integers(-100, 100, (8, 4)).astype(np.int8), s=np.abs(floats(2, 4)),
+    )  # fmt: skip
+    model.opset_import[0].version = 21
+    graph = assert_same(model.SerializeToString(), {"x": floats(3, 8)})
     assert "read as floats" in graph.notes[0]
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 HELD = frozenset(WORD_OF_ONNX[number] for number in NARROW)
 IN_INTEGERS = "computes in integers"
 KEPT = "the file stores weights as integers, and they stay so"
+STORED = (torch.int8, torch.uint8, torch.int32)
 WIDENED = "the file stores weights as integers in a way that is not kept: they were read as floats"
 
 
@@ -114,19 +115,22 @@ class DequantizeLinear(Scaled):
         result = graph.call(dequantize, values, scale, zero_point, **self.places(node))
         if isinstance(result, Tensor) and isinstance(values, Tensor) and isinstance(scale, Tensor):
             graph.name(result, node.input_names[0])
-            kept = not node.attribute("block_size", 0) and _symmetric(values, zero_point)
+            kept = not node.attribute("block_size", 0) and values.dtype in STORED
             if kept:
-                graph.forms.integers(result, _along(scale, values, node.attribute("axis", 1), 0))
+                axis, zero = node.attribute("axis", 1), zero_point if isinstance(zero_point, Tensor) else None
+                if zero is None and values.dtype != torch.int32:
+                    zero = torch.zeros_like(scale, dtype=values.dtype)
+                shifts = None if zero is None or _symmetric(values, zero) else _along(zero, values, axis, 0)
+                graph.forms.integers(result, _along(scale, values, axis, 0), shifts)
             note = KEPT if kept else WIDENED
             if note not in graph.notes:
                 graph.notes.append(note)
         return result
 
 
-def _symmetric(values: Tensor, zero_point: Value | None) -> bool:
+def _symmetric(values: Tensor, zero_point: Tensor) -> bool:
     """Whether the engine's own grids hold these integers."""
-    centred = zero_point is None or (isinstance(zero_point, Tensor) and not bool(zero_point.any()))
-    if not centred or values.dtype not in (torch.int8, torch.int32) or not values.numel():
+    if values.dtype not in (torch.int8, torch.int32) or bool(zero_point.any()) or not values.numel():
         return False
     return values.dtype == torch.int32 or int(values.min()) >= -torch.iinfo(torch.int8).max
 

@@ -67,6 +67,35 @@ class IntegerGrid(Constraint):
         return Integers(integers, scale, zero_point, self.axes[0] if self.axes else None)
 
 
+class ShiftedGrid(IntegerGrid):
+    """weight → scale × (integer - zero point), as other quantizers store weights: all 256 integers of int8 or uint8.
+
+    `zero_point` has the shape of the scale and the type in which the integers are stored.
+    """
+
+    zero_point: Tensor
+
+    def __init__(self, scale: Tensor, zero_point: Tensor, axes: tuple[int, ...]) -> None:
+        super().__init__(scale, axes)
+        self.register_buffer("zero_point", zero_point.detach().clone())
+
+    def integers(self, weight: Tensor) -> Tensor:
+        """Float tensor of whole numbers, zero where the weight is."""
+        bounds, zero = torch.iinfo(self.zero_point.dtype), self.zero_point.float()
+        return ((weight / self.scale).round() + zero).clamp(bounds.min, bounds.max) - zero
+
+    def narrow(self, axis: int, index: Tensor) -> None:
+        super().narrow(axis, index)
+        if axis in self.axes:
+            self.zero_point = self.zero_point.index_select(axis, index)
+
+    def encode(self, weight: Tensor) -> Encoding:
+        values = (self.integers(weight) + self.zero_point.float()).to(self.zero_point.dtype)
+        shape = (-1,) if self.axes else ()
+        axis = self.axes[0] if self.axes else None
+        return Integers(values, self.scale.reshape(shape), self.zero_point.reshape(shape), axis)
+
+
 class BiasGrid(Constraint):
     """A bias in int32 whose step is input scale × weight scale, so that the runtime adds it to the accumulators."""
 
