@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from workers.engine.ops.axis_rules import coupled
-from workers.engine.ops.base import Op, source_of
+from workers.engine.ops.base import Op, op_of, source_of
 from workers.engine.structure.labels import COPIES
 
 if TYPE_CHECKING:
@@ -161,11 +161,28 @@ def sizes(_: Op, node: fx.Node, axes: Axes) -> None:
     dims = axes.of(source)
     start: Any = node.kwargs.get("start", 0)
     end: Any = node.kwargs.get("end")
-    first, last, _step = slice(start, end).indices(len(dims))
-    for axis in range(first, last):
+    asked = range(len(dims))[start:end]
+    for axis in (asked[place] for place in _used(node, len(asked))):
         if axes.sizes.is_open(source, axis):
             axes.keep(dims[axis], "the model computes with its size, which depends on the inputs")
-    axes.give(node, [axes.stays(max(last - first, 0), "it is a list of sizes")])
+    axes.give(node, [axes.stays(len(asked), "it is a list of sizes")])
+
+
+def _used(node: fx.Node, count: int) -> set[int]:
+    """Which of the elements of a list of sizes the model picks; all, unless it picks them by numbers in the graph."""
+    places: set[int] = set()
+    for user in node.users:
+        arguments: list[Any] = list(user.args[1:])
+        name = op_of(user).name if user.op == "call_function" else ""
+        if name == "Gather" and isinstance(arguments[0], (int, tuple)):
+            chosen = arguments[0] if isinstance(arguments[0], tuple) else (arguments[0],)
+            places.update(range(count)[place] for place in chosen)
+        elif name == "Slice" and all(isinstance(bound, tuple) for bound in arguments):
+            step = arguments[3][0] if len(arguments) > 3 else 1
+            places.update(range(count)[arguments[0][0] : arguments[1][0] : step])
+        else:
+            return set(range(count))
+    return places
 
 
 def elements(_: Op, node: fx.Node, axes: Axes) -> None:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor, fx
 
 from workers.engine.constraints import raw_parameter
 from workers.engine.graph import Graph
 from workers.engine.ops.base import op_of
 from workers.engine.structure.labels import ONLY, Dim, Labels
-from workers.engine.structure.reshaping import block, common_factors, shares
+from workers.engine.structure.reshaping import block, carried, common_factors, shares
 from workers.engine.structure.sizes import Sizes
 
 Role = Literal["makes", "takes", "scales"]
@@ -36,12 +35,23 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Copy:
+    """The size of a dimension of the node's first input."""
+
+    axis: int
+
+
+Entry = Dim | int | Copy | None
+"""What an argument of sizes says: a dimension's size, a literal, a copy, or what the model computes."""
+
+
+@dataclass(frozen=True, eq=False)
 class Target:
-    """An argument of sizes. `entries`: dimensions whose sizes it gives, literals, or None for what it computes."""
+    """An argument of sizes."""
 
     node: fx.Node
     position: int
-    entries: tuple[Dim | int | None, ...]
+    entries: tuple[Entry, ...]
 
 
 class Axes(Labels):
@@ -134,7 +144,9 @@ class Axes(Labels):
         target = node.args[position] if position < len(node.args) else None
         places = range(len(dims)) if chosen is None else chosen
         if isinstance(target, fx.Node) and target not in self.stored_by:
-            entries = self._entries(node, dims, like)
+            numbers = self.sizes.numbers(target)
+            given = {} if numbers is None else dict(enumerate(numbers.tolist()))
+            entries = self._entries(node, dims, like, given)
             self.targets.append(Target(node, position, tuple(entries[axis] for axis in places)))
         elif target is not None:
             given = tuple(self.numbers(target) or ())
@@ -195,26 +207,38 @@ class Axes(Labels):
                 self.keep(dim, ONLY)
         return list(dims)
 
-    def _entries(self, node: fx.Node, dims: Sequence[Dim], like: fx.Node | None) -> tuple[Dim | int | None, ...]:
-        entries: list[Dim | int | None] = list(dims)
+    def _entries(
+        self, node: fx.Node, dims: Sequence[Dim], like: fx.Node | None, given: dict[int, int]
+    ) -> tuple[Entry, ...]:
+        """Open dimensions are copied or, one of them, inferred, where that can be said; else they stay computed."""
+        entries: list[Entry] = list(dims)
         changing = [axis for axis in range(len(dims)) if self.sizes.is_open(node, axis)]
-        copied = [axis for axis in changing if like is not None and self._is_copy(node, axis, like)]
-        inferred = [axis for axis in changing if axis not in copied]
-        inferred.sort(key=lambda axis: not (dims[axis] >= 0).any())
-        for axis in copied:
-            entries[axis] = 0
-        for axis in inferred:
-            entries[axis] = None
-            if like is not None and axis == inferred[0]:
-                entries[axis] = -1
+        copies = {} if like is None else self._copies(node, like)
+        waiting = []
+        for axis in changing:
+            live = bool((dims[axis] >= 0).any())
+            if copies.get(axis) == axis:
+                entries[axis] = 0
+            elif axis in copies and not live:
+                entries[axis] = Copy(copies[axis])
             else:
-                self.keep(dims[axis], f"{self.name(node)} computes its size from the sizes of the inputs")
+                waiting.append((not live, given.get(axis) != -1, axis))
+        ordered = [axis for _, _, axis in sorted(waiting)]
+        if like is not None and ordered:
+            entries[ordered.pop(0)] = -1
+        for axis in ordered:
+            self.keep(dims[axis], f"{self.name(node)} computes its size from the sizes of the inputs")
+            entries[axis] = None
+        if any(given.get(axis) == -1 for axis in ordered):  # the model infers it, and two cannot be inferred
+            for dim in dims:
+                self.keep(dim, f"{self.name(node)} computes its shape in a way that cannot be written anew")
+            return (None,) * len(dims)
         return tuple(entries)
 
-    def _is_copy(self, node: fx.Node, axis: int, like: fx.Node) -> bool:
-        before = self._dims[like]
-        copied = axis < len(before) and np.array_equal(before[axis], self._dims[node][axis])
-        return copied and self.sizes.equal(node, like, axis)
+    def _copies(self, node: fx.Node, like: fx.Node) -> dict[int, int]:
+        """Dimensions of a reshape that are dimensions of its input."""
+        carried_over = carried(self.shape(like), self.shape(node))
+        return {after: before for after, before in carried_over.items() if self.sizes.equal(node, after, like, before)}
 
     def _store(self, owner: str, name: str, tensor: Tensor, roles: Sequence[Role | None], node: fx.Node) -> Stored:
         known = self.stored.get(id(tensor))

@@ -14,8 +14,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 from workers.engine.constraints import Constraint
 from workers.engine.graph import Graph
 from workers.engine.ops.indexing import slice_
-from workers.engine.ops.shapes import concat
-from workers.engine.structure.axes import Axes, Target
+from workers.engine.ops.shapes import concat, shape
+from workers.engine.structure.axes import Axes, Copy, Target
 from workers.engine.structure.labels import Dim
 
 
@@ -98,21 +98,27 @@ def _stale(axes: Axes, changed: set[fx.Node]) -> set[fx.Node]:
 def _retarget(module: fx.GraphModule, target: Target, count: Any) -> None:
     """Replace what an argument of sizes computed by the sizes that are known; what is open is still computed."""
     node, computed = target.node, target.node.args[target.position]
-    known = [entry if entry is None or isinstance(entry, int) else count(entry) for entry in target.entries]
-    if None not in known:
-        node.update_arg(target.position, tuple(known))
-        if "allowzero" in node.kwargs:
-            node.update_kwarg("allowzero", 0)
+    known = [count(entry) if isinstance(entry, np.ndarray) else entry for entry in target.entries]
+    if all(entry is None for entry in known):
         return
-    parts = []
-    with module.graph.inserting_before(node):
-        for place, size in enumerate(known):
-            if size is None:
-                args = (computed, (place,), (place + 1,), (0,), (1,))
-                parts.append(module.graph.call_function(slice_, args))
-            else:
-                parts.append(_constant(module, torch.tensor([size])))
-        node.update_arg(target.position, module.graph.call_function(concat, tuple(parts), {"axis": 0}))
+    if all(isinstance(entry, int) for entry in known):
+        sizes: Any = tuple(known)
+    else:
+        with module.graph.inserting_before(node):
+            parts = [_entry(module, node, computed, place, entry) for place, entry in enumerate(known)]
+            sizes = module.graph.call_function(concat, tuple(parts), {"axis": 0})
+    node.update_arg(target.position, sizes)
+    if "allowzero" in node.kwargs:
+        node.update_kwarg("allowzero", 0)
+
+
+def _entry(module: fx.GraphModule, node: fx.Node, computed: Any, place: int, entry: int | Copy | None) -> fx.Node:
+    """One size as a value of the graph."""
+    if isinstance(entry, int):
+        return _constant(module, torch.tensor([entry]))
+    if isinstance(entry, Copy):
+        return module.graph.call_function(shape, (node.args[0],), {"start": entry.axis, "end": entry.axis + 1})
+    return module.graph.call_function(slice_, (computed, (place,), (place + 1,), (0,), (1,)))
 
 
 def _settle(module: fx.GraphModule, axes: Axes, stale: set[fx.Node]) -> None:

@@ -44,3 +44,15 @@ def shares(common: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
             own.append(next(following))
         shared.append(own)
     return shared
+
+
+def carried(before: Sequence[int], after: Sequence[int]) -> dict[int, int]:
+    """Dimensions after a reshape that are as they were, and which ones they were."""
+    found = {}
+    start = place = 0
+    while start < len(before) and place < len(after):
+        stop, end = block(before, after, start, place)
+        if stop - start == end - place == 1:
+            found[place] = start
+        start, place = stop, end
+    return found

@@ -50,9 +50,13 @@ class Sizes:
     def is_open(self, node: fx.Node, axis: int) -> bool:
         return bool(self._first.shapes[node][axis] != self._second.shapes[node][axis])
 
-    def equal(self, node: fx.Node, other: fx.Node, axis: int) -> bool:
-        """Whether a dimension is as long in both, whatever the sizes of the inputs."""
-        return all(run.shapes[node][axis] == run.shapes[other][axis] for run in (self._first, self._second))
+    def equal(self, node: fx.Node, axis: int, other: fx.Node, place: int) -> bool:
+        """Whether two dimensions are equally long, whatever the sizes of the inputs."""
+        return all(run.shapes[node][axis] == run.shapes[other][place] for run in (self._first, self._second))
+
+    def numbers(self, node: fx.Node) -> Tensor | None:
+        """Of a node that only counts sizes."""
+        return self._first.numbers.get(node)
 
     def settled(self, node: fx.Node) -> Tensor | None:
         """The numbers of a node that only counts sizes, where they are the same whatever the inputs' sizes."""
