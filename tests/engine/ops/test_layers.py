@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from onnx import helper
 
 from tests.engine.onnx.running import assert_same, in_engine, model_of
 from workers.engine.graph import Graph
+from workers.engine.ops.fused_attention import attention
 from workers.engine.readers.onnx import read_onnx
 from workers.engine.shapes import stats
 
@@ -59,6 +61,36 @@ def test_they_cost_as_much(op: str) -> None:
 
 def macs(graph: Graph) -> int | None:
     return stats(graph).macs
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes", "count"),
+    [
+        ("bhqd,bhkd->bhqk", [(2, 3, 4, 5), (2, 3, 6, 5)], 3 * 4 * 6 * 5),
+        ("...ij,jk->...ik", [(2, 4, 5), (5, 7)], 4 * 5 * 7),
+        ("bij->bji", [(2, 4, 5)], 0),
+    ],
+)
+def test_products_by_an_equation_are_counted(equation: str, shapes: list[tuple[int, ...]], count: int) -> None:
+    names = [f"x{index}" for index in range(len(shapes))]
+    node = helper.make_node("Einsum", names, ["y"], equation=equation)
+    inputs = {
+        name: ["batch" if name == "x0" or len(shape) > 2 else shape[0], *shape[1:]]
+        for name, shape in zip(names, shapes, strict=True)
+    }
+    assert macs(read_onnx(model_of([node], inputs, {"y": ["batch", *[None] * 2]}))) == count
+
+
+def test_a_query_that_may_look_nowhere_gets_nothing_and_gradients_stay_numbers() -> None:
+    query, key, value = (torch.randn(1, 2, 3, 4, requires_grad=True) for _ in range(3))
+    mask = torch.tensor([[True, False, True], [False, False, False], [True, True, True]])
+    result, *_ = attention(query, key, value, mask)
+    result.sum().backward()
+    assert bool((result[:, :, 1] == 0).all())
+    assert bool(torch.isfinite(query.grad).all())
+    inner = [0, 2]
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask)[:, :, inner]
+    torch.testing.assert_close(result[:, :, inner], expected)
 
 
 def test_the_mean_of_a_layer_norm_is_an_output_too() -> None:

@@ -57,8 +57,6 @@ def attention(
     windows = (left_window_size, 0 if is_causal else right_window_size)
     if is_causal or max(windows) >= 0:
         bias = _within(bias, offset, *windows)
-        if is_causal and right_window_size >= 0:
-            bias = _within(bias, offset, -1, right_window_size)
     group = query.shape[1] // key.shape[1]
     keys, values = (x.repeat_interleave(group, 1) if group > 1 else x for x in (key, value))
     factor = math.sqrt(1 / math.sqrt(query.shape[3]) if scale is None else scale)
@@ -67,8 +65,8 @@ def attention(
         scores = torch.tanh(scores / softcap) * softcap
     biased = scores + bias
     wide = biased if softmax_precision is None else biased.to(TORCH_OF_ONNX[softmax_precision])
-    unseen = bias.amax(-1, keepdim=True) == -math.inf
-    shares = torch.where(unseen, 0.0, torch.softmax(wide, -1)).to(query.dtype)
+    unseen = bias.amax(-1, keepdim=True) == -math.inf  # a query that may look nowhere gets nothing, and gradients of 0
+    shares = torch.softmax(wide.masked_fill(unseen, 0), -1).masked_fill(unseen, 0).to(query.dtype)
     result = shares @ values
     if flat:
         result = result.transpose(1, 2).flatten(2)

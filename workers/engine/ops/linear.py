@@ -226,6 +226,21 @@ class Einsum(Plain):
             axes.keep(dims[letter], "Einsum works across it")
         axes.give(node, [dims[letter] for letter in result])
 
+    def macs(self, node: fx.Node) -> int:
+        """One product for each setting of the letters; what an ellipsis stands for is counted as the output has it."""
+        terms = str(node.kwargs["equation"]).partition("->")[0].split(",")
+        if len(terms) < 2:  # one tensor is only summed
+            return 0
+        sizes: dict[str, int] = {}
+        for term, source in zip(terms, node.args, strict=True):
+            shape = source.meta["shape"]  # type: ignore[union-attr]
+            before, dots, after = term.partition("...")
+            sizes.update(zip(before, shape, strict=False))
+            sizes.update(zip(reversed(after), reversed(shape), strict=False))
+            inner = shape[len(before) : len(shape) - len(after)] if dots else ()
+            sizes["..."] = max(sizes.get("...", 1), math.prod(inner))
+        return math.prod(sizes.values())
+
     def read(self, node: OnnxNode, graph: GraphBuilder) -> Value:
         equation = _equation(node.attribute("equation", ""))
         if equation is None:

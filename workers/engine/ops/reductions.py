@@ -257,6 +257,12 @@ def read_aten_cumulative_sum(node: AtenNode, graph: GraphBuilder) -> Value:
     return graph.call(cumulative_sum, x, node.axis("dim", "self"), exclusive=0, reverse=0)
 
 
+@reads_aten("cumprod.default")
+def read_aten_cumulative_product(node: AtenNode, graph: GraphBuilder) -> Value:
+    x = of_dtype(node.value("self"), node.output_dtypes[0] or torch.float32, graph)
+    return graph.call(cumulative_product, x, node.axis("dim", "self"), exclusive=0, reverse=0)
+
+
 @reads_aten("argmax.default", "argmin.default")
 def read_aten_argmax(node: AtenNode, graph: GraphBuilder) -> Value:
     if node.get("dim") is None:
