@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 
+def op_name(node: NodeProto) -> str:
+    """The op, with its domain where it is not ONNX's own."""
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+
+
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
     """The bodies and branches of a node, not those inside of them."""
     for attribute in node.attribute:

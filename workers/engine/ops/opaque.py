@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from workers.engine.dtypes import ONNX_OF_TORCH, TORCH_OF_ONNX
 from workers.engine.errors import InvalidModelError
-from workers.engine.onnx_names import Relabelling
+from workers.engine.onnx_names import Relabelling, op_name
 from workers.engine.onnx_upgrade import upgraded
 from workers.engine.ops.base import Op, leaf_of, register
 from workers.engine.runtime import reason
@@ -59,7 +59,7 @@ class Part:
 
     @property
     def ops(self) -> Counter[str]:
-        return Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in self.nodes)
+        return Counter(map(op_name, self.nodes))
 
 
 class Opaque(nn.Module):

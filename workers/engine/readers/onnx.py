@@ -19,12 +19,13 @@ from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.graph import Graph
 from workers.engine.onnx_names import Relabelling, free_name, subgraphs
 from workers.engine.ops.base import OPS
-from workers.engine.opsets import OLDEST_OPSET
 from workers.engine.ops.softmax import coerced_softmax, settle_softmax
+from workers.engine.opsets import OLDEST_OPSET
 from workers.engine.readers.onnx_external import ExternalFiles
 from workers.engine.readers.onnx_file import header_of, open_model, opsets_of
 from workers.engine.readers.onnx_node import OnnxNode, shown
 from workers.engine.readers.onnx_parts import Parts
+from workers.engine.readers.onnx_reach import CONTROL_FLOW, TOGETHER, UNKNOWN, WHOLE, OutOfReach
 from workers.engine.readers.onnx_regions import Wiring
 from workers.engine.readers.onnx_signature import shapeless, spec_of, with_input_ranks, with_output_ranks
 from workers.engine.readers.onnx_types import value_types
@@ -34,12 +35,6 @@ from workers.engine.shapes import propagate
 NUMBERED = re.compile(r"val_\d+(_\d+)?")
 OWN_DOMAIN = "modelpress"
 """Ops that only the engine makes; a file has none of them."""
-UNKNOWN = "not in the op table"
-CONTROL_FLOW = "what runs is decided while the model runs"
-TOGETHER = "other things than tensors of numbers pass between them"
-WHOLE = "some of it runs only with all the rest"
-MOST_TOLD = 8
-"""Kinds of ops, and reasons, that are told one by one."""
 
 
 def read_onnx(source: bytes | Path) -> Graph:
@@ -82,7 +77,7 @@ class _Reading:
         self._graph = GraphBuilder()
         self._values = Values(self._held, self._graph, self._external)
         self._parts = Parts(self._graph, self._opsets)
-        self._out_of_reach: dict[str, tuple[int, str]] = {}
+        self._out_of_reach = OutOfReach()
 
     def attempt(self) -> Graph:
         """Raises _OtherPlanError where the next attempt will know better."""
@@ -98,7 +93,7 @@ class _Reading:
         self._read_nodes()
         results = [(spec, self._values[spec.name]) for spec in outputs]
         self._check_parts()
-        self._tell()
+        self._graph.notes += self._out_of_reach.told(self._specialised)
         _name_by_bias(self._graph)
         metadata = {entry.key: entry.value for entry in self._model.metadata_props}
         opset, header = self._opsets[""], header_of(self._model)
@@ -201,10 +196,7 @@ class _Reading:
         """Make an opaque leaf of these nodes."""
         nodes = [self._nodes[index] for index in members]
         outputs = [name for node in nodes for name in node.output if name and self._is_used(name, set(members))]
-        for node in nodes:
-            op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-            count, reason = self._out_of_reach.get(op, (0, why))
-            self._out_of_reach[op] = (count + 1, reason)
+        self._out_of_reach.add(nodes, why)
         if not outputs:
             return
         if any(self._types[name] is None for name in outputs):
@@ -236,21 +228,6 @@ class _Reading:
                 self._whole = True
                 self._regions = [frozenset(range(len(self._nodes)))]
                 raise _OtherPlanError from refusal
-
-    def _tell(self) -> None:
-        notes = self._graph.notes
-        if self._specialised:
-            notes.append(f"{self._specialised} × If has a condition that never changes: the branch that runs is kept")
-        if not self._out_of_reach:
-            return
-        by_reason: dict[str, list[str]] = {why: [] for _, why in self._out_of_reach.values()}
-        for op, (count, why) in self._out_of_reach.items():
-            by_reason[why].append(f"{count} × {op}")
-        told = [f"{_list(ops)} ({why})" for why, ops in by_reason.items()]
-        notes.append(
-            f"out of reach, and kept as they are: {_list(told)}. Their weights can "
-            "be stored smaller, but nothing is trained through them or cut out of them, and their work is not counted"
-        )
 
     def _kind_of(self, info: ValueInfoProto) -> int:
         """The element type of an output that the file does not declare."""
@@ -302,8 +279,3 @@ def _settle_old_softmax(graph: Graph) -> None:
     for node in old:
         settle_softmax(node)
     graph.module.recompile()
-
-
-def _list(parts: list[str]) -> str:
-    more = [f"{len(parts) - MOST_TOLD} others"] if len(parts) > MOST_TOLD else []
-    return ", ".join([*parts[:MOST_TOLD], *more])
