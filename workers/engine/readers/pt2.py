@@ -171,7 +171,7 @@ class _Program:
             argument = spec["user_output"]["arg"]
             if "as_tensor" in argument:
                 name = argument["as_tensor"]["name"]
-                yield self._tensor_spec(users_name, name), self.values[name]
+                yield self._tensor_spec(users_name, name), AtenNode.plain_value(self.values[name])
             elif "as_name" in argument.get("as_sym_int", {}):
                 value = AtenNode.plain_value(self.values[argument["as_sym_int"]["as_name"]])
                 yield TensorSpec(name=users_name, dtype="int64", shape=()), value

@@ -34,7 +34,8 @@ def _leaves(tree: dict[str, Any], name: str) -> Iterator[str]:
 
 def _keys(context: Any, count: int) -> list[str]:
     """Those of a dict stand in the context of its spec; of a model's output class, beside the class."""
-    found = next((part for part in (context, *(context if isinstance(context, list) else ())) if _is_keys(part)), [])
+    parts = (context, *(context if isinstance(context, list) else ()))
+    found: list[Any] = next((part for part in parts if _is_keys(part)), [])
     return [str(key) for key in found] if len(found) == count else []
 
 
