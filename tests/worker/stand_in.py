@@ -72,8 +72,8 @@ def succeed_in_formats(spec: Compress, run_dir: Path, emit: Emit, paths: dict[st
     write_result(run_dir, RunResult(model=MODEL, files=files, report=report(spec)).model_dump_json())
 
 
-def tell_architecture(spec: InspectModel | Compress, run_dir: Path, emit: Emit) -> None:
-    architecture = spec.model.architecture
+def tell_architecture(spec: InspectModel | Compress, run_dir: Path, emit: Emit, of: str = "model") -> None:
+    architecture = getattr(spec, of).architecture
     say("none" if architecture is None else (run_dir / architecture.path).read_text())
     succeed(spec, run_dir, emit)
 

@@ -55,6 +55,14 @@ def test_weights_alone_come_with_their_architecture(desk: Desk, kind: str) -> No
     assert json.loads(job.log.splitlines()[-1]) == {"act": "succeed"}
 
 
+def test_a_teacher_comes_with_its_architecture_too(desk: Desk) -> None:
+    whole = desk.wait(desk.inspect_model(program("succeed")), "succeeded").model_id
+    weights = desk.wait(desk.inspect_model(program("succeed", result="w"), architecture_id=whole), "succeeded").model_id
+    job = desk.wait(desk.compress(program("tell_architecture", of="teacher"), teacher_id=weights), "succeeded")
+    assert job.log is not None
+    assert json.loads(job.log.splitlines()[-1]) == {"act": "succeed"}
+
+
 def test_reading_an_upload_makes_it_ready(desk: Desk) -> None:
     model_job = desk.wait(desk.inspect_model(program("succeed")), "succeeded")
     dataset_job = desk.wait(desk.inspect_dataset(program("succeed")), "succeeded")
