@@ -145,8 +145,7 @@ class Axes(Labels):
         places = range(len(dims)) if chosen is None else chosen
         if isinstance(target, fx.Node) and target not in self.stored_by:
             numbers = self.sizes.numbers(target)
-            given = {} if numbers is None else dict(enumerate(numbers.tolist()))
-            entries = self._entries(node, dims, like, given)
+            entries = self._entries(node, dims, like, {} if numbers is None else dict(enumerate(numbers.tolist())))
             self.targets.append(Target(node, position, tuple(entries[axis] for axis in places)))
         elif target is not None:
             given = tuple(self.numbers(target) or ())
