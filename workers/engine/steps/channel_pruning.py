@@ -6,12 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 
-import torch
 from torch import Tensor
 
 from modelpress.models import ModelStats
 from modelpress.steps.channel_pruning import HALF, ChannelPruning
-from workers.engine.batching import on_device
 from workers.engine.context import Context
 from workers.engine.data import SyntheticBatches
 from workers.engine.errors import StepError
@@ -19,16 +17,12 @@ from workers.engine.graph import Graph
 from workers.engine.importance import importance_of
 from workers.engine.importance.ranking import Candidate, least_important, step_of, uniform
 from workers.engine.importance.units import Units
-from workers.engine.quantization.calibration import Calibration
-from workers.engine.quantization.simulation import MOST_BYTES, bytes_per_example, relative_error
 from workers.engine.selection import selected
 from workers.engine.shapes import stats
 from workers.engine.steps import applies
 from workers.engine.structure.groups import Group, find_groups, remove_units
-from workers.engine.structure.refit import refit
+from workers.engine.structure.refitting import refitted
 
-FITTED = 640
-"""Inputs by which layers are fitted; a fifth of them only judge whether it helped."""
 TRIALS = 12
 """Halvings of the interval in which the share is looked for that reaches a target."""
 
@@ -65,51 +59,9 @@ def channel_pruning(step: ChannelPruning, graph: Graph, context: Context) -> Gra
     remove_units(graph, keep)
     _tell(context, candidates, keep, before, stats(graph))
     if step.refit and _has_data(context):
-        return _refit(whole, graph, keep, context)
+        context.progress(0.8, "fitting the layers behind")
+        return refitted(whole, graph, keep, context)
     return graph
-
-
-def _refit(whole: Graph, graph: Graph, keep: Mapping[str, Tensor], context: Context) -> Graph:
-    """The graph with fitted layers, where that brings the outputs of examples that were not used nearer to before."""
-    context.progress(0.8, "fitting the layers behind")
-    fitted = graph.copy()
-    with on_device(whole, context.device), on_device(graph, context.device), on_device(fitted, context.device):
-        calibration = Calibration.of(whole, context)
-        room = max(2, MOST_BYTES // bytes_per_example(whole, calibration.some(2)[0]))
-        batches = calibration.some(min(room, FITTED))
-        held, used = _divided(batches)
-        layers = refit(whole, fitted, find_groups(whole), keep, used)
-        errors = [_error(whole, other, held) for other in (graph, fitted)]
-    if not layers or errors[1] >= errors[0]:
-        context.notes.append(
-            f"fitting {layers} layers did not help ({errors[0]:.1%} to {errors[1]:.1%}) and was left out"
-        )
-        return graph
-    context.notes.append(
-        f"{layers} layers fitted by least squares to what they gave before, on {sum(len(b[0]) for b in used)} inputs: "
-        f"on others the outputs' error went from {errors[0]:.1%} to {errors[1]:.1%}"
-    )
-    context.figures |= {"error_before_refit": errors[0], "error": errors[1]}
-    return fitted
-
-
-def _divided(batches: list[tuple[Tensor, ...]]) -> tuple[list[tuple[Tensor, ...]], list[tuple[Tensor, ...]]]:
-    """A fifth to judge by, and the rest; the same where there is only one example or batch of a fixed size."""
-    if len(batches) > 1:
-        judged = max(1, len(batches) // 5)
-        return batches[:judged], batches[judged:]
-    examples = max((len(x) for x in batches[0] if x.ndim), default=1)
-    judged = examples // 5
-    if not judged:
-        return batches, batches
-    return [tuple(x[:judged] if x.ndim else x for x in batches[0])], [
-        tuple(x[judged:] if x.ndim else x for x in batches[0])
-    ]
-
-
-@torch.no_grad()
-def _error(whole: Graph, other: Graph, batches: list[tuple[Tensor, ...]]) -> float:
-    return max(relative_error(other(*inputs), whole(*inputs)) for inputs in batches)
 
 
 def _has_data(context: Context) -> bool:
