@@ -7,6 +7,7 @@ Runtime computes; only then it is asked for the types of values.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from workers.engine.builder import GraphBuilder, Value
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.graph import Graph
-from workers.engine.onnx_names import Relabelling, free_name, subgraphs
+from workers.engine.onnx_names import Relabelling, free_name, outer_names, subgraphs
 from workers.engine.ops.base import OPS
 from workers.engine.ops.softmax import coerced_softmax, settle_softmax
 from workers.engine.opsets import OLDEST_OPSET
@@ -67,7 +68,7 @@ class _Reading:
         self._held = stored_in(model.graph)
         self._regions: list[frozenset[int]] = []
         self._whole = False
-        self._known_types: dict[str, int | None] | None = None
+        self._known_types: dict[str, int | None] = {}
         self._known_wiring: Wiring | None = None
         self._specialised = 0
         """How many `If` have given way to one of their branches."""
@@ -188,7 +189,7 @@ class _Reading:
         results = zip(branch.output, proto.output, strict=True)
         through = [helper.make_node("Identity", [made.name], [name]) for made, name in results if name]
         self._nodes[index : index + 1] = [*branch.node, *through]
-        self._known_types = self._known_wiring = None
+        self._known_wiring = None
         self._specialised += 1
         return True
 
@@ -199,9 +200,11 @@ class _Reading:
         self._out_of_reach.add(nodes, why)
         if not outputs:
             return
-        if any(self._types[name] is None for name in outputs):
+        used = [name for node in nodes for name in outer_names(node) if name in self._wiring.maker]
+        types = self._types([*outputs, *used])
+        if any(types[name] is None for name in outputs):
             self._keep_together()
-        kinds = {name: kind for name, kind in self._types.items() if kind is not None}
+        kinds = {name: kind for name, kind in types.items() if kind is not None}
         results = self._parts.add(nodes, self._outside, kinds, outputs)
         for name, value in zip(outputs, results, strict=True):
             self._values.define(name, value)
@@ -209,7 +212,8 @@ class _Reading:
 
     def _keep_together(self) -> NoReturn:
         """Begin again, with those nodes in one part that pass other things than tensors of numbers."""
-        foreign = [name for name, kind in self._types.items() if kind is None]
+        made = list(self._wiring.maker)
+        foreign = [name for name, kind in self._types(made).items() if kind is None]
         for info in self._model.graph.output:
             if info.name in foreign:
                 raise UnsupportedModelError(f"output {shown(info.name)} is not a tensor of numbers: export without it")
@@ -231,7 +235,7 @@ class _Reading:
 
     def _kind_of(self, info: ValueInfoProto) -> int:
         """The element type of an output that the file does not declare."""
-        return 0 if info.type.WhichOneof("value") else self._types.get(info.name) or 0
+        return 0 if info.type.WhichOneof("value") else self._types([info.name]).get(info.name) or 0
 
     def _outside(self, name: str) -> Value | TensorProto:
         return self._values.foreign(name) or self._values[name]
@@ -248,10 +252,12 @@ class _Reading:
             self._known_wiring = Wiring(self._nodes)
         return self._known_wiring
 
-    @property
-    def _types(self) -> dict[str, int | None]:
-        """Element types of inputs and of what nodes make; None where it is no tensor of numbers."""
-        if self._known_types is None:
+    def _types(self, names: Sequence[str]) -> dict[str, int | None]:
+        """Element types of inputs and of what nodes make, these names among it; None where it is no tensor of numbers.
+
+        ONNX Runtime is asked again only where a branch in its place has brought new names.
+        """
+        if any(name not in self._known_types for name in names):
             given = {info.name: info.type.tensor_type.elem_type for info in self._model.graph.input}
             self._known_types = given | value_types(self._model, self._nodes, self._external)
         return self._known_types
