@@ -282,3 +282,14 @@ def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
     with pytest.raises(InvalidModelError, match="safetensors file is damaged"):
         read_model(tmp_path / "bad.safetensors", program(trained(Plain, 2), tmp_path / "model.pt2"))
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.zeros(1 << 20)}, buffer)
+    source = zipfile.ZipFile(buffer)
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in source.namelist():
+            archive.writestr(name, source.read(name))
+    with pytest.raises(InvalidModelError, match="claims to hold"):
+        read_model(tmp_path / "bomb.pt", program(trained(Plain, 2), tmp_path / "model.pt2"))

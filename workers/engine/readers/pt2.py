@@ -97,7 +97,7 @@ def read_pt2(path: Path, weights: Mapping[str, Tensor] | None = None) -> Graph:
         if weights is not None:
             stored = _replaced(stored, weights)
         graph = read_program(document, {**constants, **stored})
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
         raise InvalidModelError(
             f"The program in the archive is not as PyTorch writes it ({type(error).__name__}: {str(error)[:120]}). "
             "Make the file with torch.export.save(program, path) of PyTorch 2.9 or later."

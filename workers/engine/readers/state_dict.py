@@ -6,6 +6,7 @@ A pickle is only ever loaded with `weights_only=True`, which builds tensors and 
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ def load_weights(path: Path, kind: Kind) -> tuple[dict[str, Tensor], list[str]]:
             return load_file(path), []
         except DAMAGED as error:
             raise InvalidModelError(f"the safetensors file is damaged ({error}): upload it again") from error
+    _check_size(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -74,6 +76,22 @@ def load_weights(path: Path, kind: Kind) -> tuple[dict[str, Tensor], list[str]]:
     place, weights = min(found, key=lambda entry: _rank(*entry))
     notes = [f"of the weights in the file, those under {place!r} were taken"] if len(found) > 1 else []
     return weights, notes
+
+
+def _check_size(path: Path) -> None:
+    """torch stores members without compression: more bytes out than in is a bomb."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            declared = sum(member.file_size for member in archive.infolist())
+    except UNREADABLE as error:
+        raise InvalidModelError(f"the file is damaged ({error}): upload it again") from None
+    if declared > path.stat().st_size:
+        raise InvalidModelError(
+            f"the file of {path.stat().st_size:,} bytes claims to hold {declared:,} bytes; torch.save compresses "
+            "nothing: save the weights again with it"
+        )
 
 
 def _onto(architecture: Path, weights: Mapping[str, Tensor]) -> Graph:

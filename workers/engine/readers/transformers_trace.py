@@ -1,7 +1,7 @@
 """A transformers model as a graph: what it is fed with, what it answers, and the trace in between.
 
-Traced by torch.export and read by the aten table: names of weights and modules stay exactly the user's, and it takes
-about a second. An ONNX export of the same models takes several and renames what it transposes.
+Traced by torch.export and read by the aten table: names of weights and modules stay exactly the user's. By way of an
+ONNX export, unoptimized and read again, the same model takes three times as long.
 """
 
 from __future__ import annotations
