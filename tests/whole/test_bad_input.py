@@ -2,7 +2,7 @@
 
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +19,6 @@ from tests.service_process import EXAMPLE
 LENET = EXAMPLE / "lenet5.onnx"
 DETAIL = 25
 """Letters of the shortest sentence that can say what is wrong and what to do."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def the_service_goes_on(service) -> Iterator[None]:
-    """After all of it the same worker compresses a model, and nothing has answered with a 500."""
-    yield
-    with service.client() as client:
-        model = client.wait(client.upload_model(LENET), timeout=60)
-        job = client.wait_job(client.create_job(model.id, [{"step": "half_precision"}]).id, timeout=120)
-    assert job.status == "succeeded"
-    assert job.attempt == 1
 
 
 def rejection(client: Client, upload: Model | Dataset) -> str:
