@@ -71,6 +71,28 @@ def test_heads_that_are_folded_into_the_batch():
     assert (groups["wq"].kind, groups["wq"].units) == ("heads", 4)
 
 
+def test_heads_in_shapes_of_which_the_model_infers_a_part():
+    """(batch × heads, -1, width) with a computed batch; then the length is asked of what has heads in its batch."""
+    text = """(float[N, T, 8] x) => (float[N, T, 8] y) {
+        zero = Constant<value_int=0>() first = Constant<value_ints=[0]>() one = Constant<value_int=1>()
+        s = Shape(x) n = Gather(s, zero) four = Constant<value_int=4>() all = Mul(n, four) rows = Unsqueeze(all, first)
+        rest = Constant<value_ints=[-1, 6]>() fold = Concat<axis=0>(rows, rest)
+        q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) apart = Constant<value_ints=[0, 0, 4, 6]>()
+        q4 = Reshape(q, apart) k4 = Reshape(k, apart) v4 = Reshape(v, apart)
+        qt = Transpose<perm=[0, 2, 1, 3]>(q4) kt = Transpose<perm=[0, 2, 1, 3]>(k4)
+        vt = Transpose<perm=[0, 2, 1, 3]>(v4)
+        q3 = Reshape(qt, fold) k3 = Reshape(kt, fold) v3 = Reshape(vt, fold)
+        turned = Transpose<perm=[0, 2, 1]>(k3) scores = MatMul(q3, turned) shares = Softmax<axis=-1>(scores)
+        mixed = MatMul(shares, v3) ms = Shape(mixed) length = Gather(ms, one) t = Unsqueeze(length, first)
+        heads = Constant<value_ints=[4]>() m = Unsqueeze(n, first) six = Constant<value_ints=[6]>()
+        to = Concat<axis=0>(m, heads, t, six) m4 = Reshape(mixed, to)
+        back = Transpose<perm=[0, 2, 1, 3]>(m4) together = Constant<value_ints=[0, 0, 24]>() z = Reshape(back, together)
+        y = MatMul(z, wo)
+    }"""
+    groups, _ = pruned_exactly(net(text, {"wq": (8, 24), "wk": (8, 24), "wv": (8, 24), "wo": (24, 8)}))
+    assert (groups["wq"].kind, groups["wq"].units) == ("heads", 4)
+
+
 def test_heads_of_one_matrix_that_is_split():
     text = f"""{SIGNATURE} {{ apart = Constant<value_ints=[0, 0, 4, 6]>() together = Constant<value_ints=[0, 0, 24]>()
         packed = MatMul(x, w) sum = Add(packed, b) q, k, v = Split<axis=-1>(sum)
