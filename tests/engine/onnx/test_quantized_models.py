@@ -178,3 +178,16 @@ def test_weights_stay_in_the_form_in_which_a_file_stores_them(step: str) -> None
     assert ops(again) == ops(file)
     assert len(again) == len(write_onnx(read_onnx(again))) == len(file)
     assert [layer.name for layer in read_onnx(again).layers()] == [layer.name for layer in once.layers()]
+
+
+def test_weights_that_a_kept_part_wants_as_constants_may_be_computed_from_some() -> None:
+    integers = RANDOM.integers(-100, 100, (1, 64, 256)).astype(np.float32)
+    model = made(
+        """m (float[T, N, 64] x) => (float[T, 1, N, 64] y) {
+            q = Cast<to = 3>(W)
+            y = com.microsoft.DynamicQuantizeLSTM<hidden_size = 64>(x, q, q, , , , , , s, z, s, z)
+        }""",
+        W=integers, s=np.full((1, 256), 1 / 400, np.float32), z=np.zeros((1, 256), np.int8),
+    )  # fmt: skip
+    graph = assert_same(model.SerializeToString(), {"x": floats(5, 2, 64)})
+    assert any(isinstance(module, Opaque) for module in graph.module.modules())

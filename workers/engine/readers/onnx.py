@@ -238,7 +238,12 @@ class _Reading:
         return 0 if info.type.WhichOneof("value") else self._types([info.name]).get(info.name) or 0
 
     def _outside(self, name: str) -> Value | TensorProto:
-        return self._values.foreign(name) or self._values[name]
+        foreign = self._values.foreign(name)
+        if foreign is not None:
+            return foreign
+        value = self._values[name]
+        known = self._graph.known(value)
+        return value if known is None else known
 
     def _is_used(self, name: str, inside: set[int]) -> bool:
         """Whether anything but these nodes takes a value."""

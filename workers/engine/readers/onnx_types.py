@@ -40,10 +40,10 @@ def value_types(model: ModelProto, nodes: Sequence[NodeProto], external: Externa
     """
     made = [name for node in nodes for name in node.output if name]
     try:
-        session = _load(_with_outputs(model, nodes, made, external, light=True))
+        session = _load(_with_outputs(model, nodes, made, external, light=True), folding=False)
     except Exception:  # noqa: BLE001 (some of its kernels want their weights at once; it says what is wrong below)
         try:
-            session = _load(_with_outputs(model, nodes, made, external, light=False))
+            session = _load(_with_outputs(model, nodes, made, external, light=False), folding=True)
         except Exception as error:  # its exceptions have no common base but this one
             raise UnsupportedModelError(
                 f"the model has operators that are not supported here, and ONNX Runtime cannot load it: {reason(error)}"
@@ -51,11 +51,12 @@ def value_types(model: ModelProto, nodes: Sequence[NodeProto], external: Externa
     return {info.name: _KINDS.get(info.type) for info in session.get_outputs()}
 
 
-def _load(model: ModelProto) -> ort.InferenceSession:
+def _load(model: ModelProto, *, folding: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_BASIC if folding else levels.ORT_DISABLE_ALL
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
