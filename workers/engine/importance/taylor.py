@@ -80,6 +80,7 @@ def _loss(graph: Graph, data: Batches, order: Tensor, size: int | None, context:
     with torch.no_grad():
         probed = [answer.float() for answer in answers(graph, probe.inputs, size)]
     classification = context.task == "classification"
+    chance = torch.Generator(context.device).manual_seed(context.seed)
     if data.labelled:
         target = Target(probed[context.output], labels_of(probe), classification, context.class_axis)
         context.notes.append(f"taylor: gradients of the labels' loss on {len(order)} examples")
@@ -89,25 +90,25 @@ def _loss(graph: Graph, data: Batches, order: Tensor, size: int | None, context:
     )
     if classification:
         scores = scores_of(as_rows(probed[context.output], context.class_axis))
-        return lambda outputs, _: _likely(as_rows(outputs[context.output], context.class_axis), scores)
+        return lambda outputs, _: _likely(as_rows(outputs[context.output], context.class_axis), scores, chance)
     spreads = {i: spread_of(answer) for i, answer in enumerate(probed) if answer.is_floating_point()}
-    return lambda outputs, _: _near([outputs[i] for i in spreads], list(spreads.values()))
+    return lambda outputs, _: _near([outputs[i] for i in spreads], list(spreads.values()), chance)
 
 
-def _likely(rows: Tensor, scores: Scores) -> Tensor:
+def _likely(rows: Tensor, scores: Scores, chance: torch.Generator) -> Tensor:
     """Cross-entropy of classes drawn by the probabilities that the model gives them."""
     found = logits(rows, scores).flatten(0, -2)
     if scores is Scores.SIGMOIDS or found.shape[-1] == 1:
-        return F.binary_cross_entropy_with_logits(found, torch.bernoulli(found.detach().sigmoid()))
-    drawn = torch.multinomial(found.detach().softmax(-1), 1).squeeze(-1)
+        return F.binary_cross_entropy_with_logits(found, torch.bernoulli(found.detach().sigmoid(), generator=chance))
+    drawn = torch.multinomial(found.detach().softmax(-1), 1, generator=chance).squeeze(-1)
     return F.cross_entropy(found, drawn)
 
 
-def _near(outputs: list[Tensor], spreads: list[float]) -> Tensor:
+def _near(outputs: list[Tensor], spreads: list[float], chance: torch.Generator) -> Tensor:
     """Squared error to answers that noise moved, in units of each output's variance."""
+    noise = [torch.randn(output.shape, generator=chance, device=output.device) for output in outputs]
     moved = [
-        output.detach() + torch.randn_like(output) * spread**0.5
-        for output, spread in zip(outputs, spreads, strict=True)
+        output.detach() + drawn * spread**0.5 for output, drawn, spread in zip(outputs, noise, spreads, strict=True)
     ]
     parts = zip(outputs, moved, spreads, strict=True)
     return torch.stack([(output - answer).square().mean() / spread for output, answer, spread in parts]).sum()
