@@ -150,7 +150,7 @@ class Composite(Plain):
         else:
             self.write_parts(node, onnx)
 
-    def write_parts(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+    def write_parts(self, node: fx.Node, onnx: OnnxBuilder) -> None:  # noqa: ARG002 (for subclasses)
         """As exporters write it, and runtimes know it again."""
         raise TypeError(self.name)
 
