@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 from tests.engine.onnx.odd_models import ODD, floats, made
 from tests.engine.onnx.running import assert_same, in_engine, in_runtime, model_of
 from workers.engine.constraints import Mask
-from workers.engine.errors import UnsupportedModelError
+from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.graph import Graph
 from workers.engine.ops.opaque import Opaque
 from workers.engine.readers.onnx import read_onnx
@@ -196,3 +196,19 @@ def test_bfloat16_goes_in_and_out() -> None:
     kinds = {"which": onnx.TensorProto.BOOL}
     model = model_of(nodes, inputs, {"y": ["N", 4]}, kinds=kinds)
     assert opaque(assert_same(model, {"x": floats(3, 4), "which": np.array(True)})) == ["If"]
+
+
+def test_what_does_not_run_alone_takes_the_whole_model_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel that wants its neighbours is in every ONNX Runtime, so that one is made to want them here."""
+    load, model, x = Opaque.session, ODD["loop"]()[0], {"x": floats(4, 12)}
+
+    def wanting(part: Opaque) -> object:
+        if len(part.part.nodes) == 1:
+            raise InvalidModelError("ONNX Runtime cannot load Loop: it wants its neighbours")
+        return load(part)
+
+    monkeypatch.setattr(Opaque, "session", wanting)
+    graph = assert_same(model, x)
+    assert opaque(graph) == ["2 × MatMul, Loop"]
+    assert [layer.name for layer in graph.layers()] == ["first", "cell", "head"]
+    assert "runs only with all the rest" in graph.notes[0]
