@@ -17,6 +17,8 @@ from workers.engine.structure.refit import refit
 
 FITTED = 640
 """Inputs by which layers are fitted; a fifth of them only judge whether it helped."""
+AT_A_TIME = 8
+"""Values are dropped after their last reader: of all that a graph computes, less than this part is kept at a time."""
 
 Batches = list[tuple[Tensor, ...]]
 
@@ -26,7 +28,7 @@ def refitted(whole: Graph, graph: Graph, keep: Mapping[str, Tensor], context: Co
     fitted = graph.copy()
     with on_device(whole, context.device), on_device(graph, context.device), on_device(fitted, context.device):
         calibration = Calibration.of(whole, context)
-        room = max(2, MOST_BYTES // bytes_per_example(whole, calibration.some(2)[0]))
+        room = max(2, AT_A_TIME * MOST_BYTES // bytes_per_example(whole, calibration.some(2)[0]))
         batches = calibration.some(min(room, FITTED))
         held, used = _divided(batches)
         layers = refit(whole, fitted, find_groups(whole), keep, used)
