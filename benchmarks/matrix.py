@@ -26,12 +26,19 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.zoo import Entry, zoo
+
+if TYPE_CHECKING:  # imported only in the child, so that the parent stays small
+    from torch import Tensor
+
+    from workers.engine.graph import Graph
+    from workers.engine.runtime import Session
 
 TOLERANCE = 1e-5
 COLUMNS = ("read", "write", "prune", "pack")
@@ -138,7 +145,7 @@ class _Bench:
         return f"{self.written.stat().st_size / packed.stat().st_size:.3f}×", same
 
 
-def runnable(graph, session, batch: int = 2):  # noqa: ANN001, ANN202 (types of the engine, imported only in the child)
+def runnable(graph: Graph, session: Session, batch: int = 2) -> tuple[tuple[Tensor, ...], int]:
     """Made-up inputs that this session takes, and the size of their open dimensions."""
     from workers.engine.errors import InvalidModelError  # noqa: PLC0415
     from workers.engine.runtime import arrays  # noqa: PLC0415
