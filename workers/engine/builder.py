@@ -131,7 +131,7 @@ class GraphBuilder:
     def known(self, value: Value | None) -> Value | None:
         """The tensor that a node computes from nothing but constants: exporters slice, join and fill weights so.
 
-        It keeps the name of the first stored tensor that it is made of. Other values stay what they are.
+        It keeps the name of the first stored tensor that it is made of, else its own. Other values stay what they are.
         """
         if not isinstance(value, fx.Node) or value not in self._constant:
             return value
@@ -154,7 +154,7 @@ class GraphBuilder:
         self.forms.computed(function, arguments, result)
         self._tensors[node] = result
         names = (self.name_of(self._tensors[source]) for source in node.all_input_nodes)
-        name = next(filter(None, names), None)
+        name = next(filter(None, names), None) or node.meta.get("value")
         if name is not None:
             self._names[id(result)] = name
 

@@ -136,7 +136,6 @@ class _Reading:
             if name:
                 self._values.define(name, value)
                 self._graph.label(value, name, proto.name)
-                self._graph.label(value, name, proto.name)
 
     def _lift(self, proto: NodeProto) -> tuple[Value, ...]:
         op = OPS.get((proto.domain, proto.op_type))

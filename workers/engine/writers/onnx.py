@@ -26,7 +26,7 @@ from workers.engine.opsets import OLDEST_OPSET
 from workers.engine.writers import writes
 from workers.engine.writers.onnx_assembly import Assembly, Stored
 
-UNIFORM_ELEMENTS = 1024
+UNIFORM_ELEMENTS = 64
 """A tensor of one value that has as many is not worth its bytes."""
 LARGEST_FILE = 2**31 - 2**20
 """Protobuf messages end at 2 GiB."""
