@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from modelpress.models import TensorSpec
 from workers.engine.dtypes import WORD_OF_TORCH
+from workers.engine.errors import InvalidModelError
 from workers.engine.graph import Graph, Header
 from workers.engine.ops.base import ANY, FEW, op_of_function
 from workers.engine.stored_forms import StoredForms
@@ -47,8 +48,8 @@ class GraphBuilder:
         self._claimed: set[int] = set()
         self.forms = StoredForms()
         self._constant: set[fx.Node] = set()
-        """Nodes that compute their one tensor from constants alone."""
-        self._tensors: dict[fx.Node, Tensor] = {}
+        """Nodes that compute what they give from constants alone."""
+        self._tensors: dict[fx.Node, Any] = {}
         """What those are that were asked for."""
 
     def input(self, spec: TensorSpec) -> fx.Node:
@@ -147,11 +148,18 @@ class GraphBuilder:
     def _compute(self, node: fx.Node) -> None:
         if node in self._tensors:
             return
-        function: Callable[..., Tensor] = node.target  # type: ignore[assignment]
+        function: Callable[..., Any] = node.target  # type: ignore[assignment]
         arguments = fx.map_arg(node.args, self._tensors.__getitem__)
-        with torch.no_grad():
-            result = self.keep(function(*arguments, **node.kwargs))
-        self.forms.computed(function, arguments, result)
+        try:
+            with torch.no_grad():
+                result = self.keep(function(*arguments, **node.kwargs))
+        except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+            raise InvalidModelError(
+                f"{node.meta.get('node') or node.name!r} cannot be computed from the constants that it is given "
+                f"({error}): the file is damaged, or its exporter made a mistake; export the model again"
+            ) from error
+        if isinstance(result, Tensor):
+            self.forms.computed(function, arguments, result)
         self._tensors[node] = result
         names = (self.name_of(self._tensors[source]) for source in node.all_input_nodes)
         name = next(filter(None, names), None) or node.meta.get("value")
@@ -161,12 +169,15 @@ class GraphBuilder:
     def call_each(self, count: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Value, ...]:
         """Call a function that returns a tuple of `count` tensors."""
         node = self.graph.call_function(function, tuple(self._argument(argument) for argument in args), kwargs)
-        return self.unpack(node, count)
+        parts = self.unpack(node, count)
+        if all(source in self._constant for source in node.all_input_nodes):
+            self._constant.update((node, *parts))
+        return parts
 
-    def unpack(self, node: fx.Node, count: int) -> tuple[Value, ...]:
+    def unpack(self, node: fx.Node, count: int) -> tuple[fx.Node, ...]:
         return tuple(self.graph.call_function(operator.getitem, (node, index)) for index in range(count))
 
-    def keep(self, tensor: Tensor) -> Tensor:
+    def keep(self, tensor: T) -> T:
         """Constants are told apart by identity, so they must outlive the reading."""
         self._alive.append(tensor)
         return tensor

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from modelpress.huggingface import load
-from tests.engine.huggingface.models import MODELS, answers, inputs, make, saved
+from tests.engine.huggingface.models import MODELS, WORDS, answers, inputs, make, saved
 from workers.engine.constraints import constrain
 from workers.engine.errors import UnsupportedModelError
 from workers.engine.graph import Graph
@@ -169,6 +169,15 @@ def test_what_has_no_place_in_the_class_is_refused(tmp_path: Path) -> None:
     graph = read_huggingface(saved(make("distilbert"), tmp_path / "model"))
     next(graph.layers()).node.meta["names"] = {"weight": "embeddings.word_embeddings.left.weight"}
     with pytest.raises(UnsupportedModelError, match=r"no place for: .*left\.weight; take the result as onnx"):
+        write_model(graph, "safetensors", tmp_path / "result")
+
+
+def test_sizes_that_the_class_computes_with_are_refused(tmp_path: Path) -> None:
+    """BLOOM takes the number of heads from the width, which stays."""
+    torch.manual_seed(0)
+    model = transformers.BloomModel(transformers.BloomConfig(vocab_size=WORDS, hidden_size=32, n_layer=1, n_head=4))
+    graph = pruned(read_huggingface(saved(model.eval(), tmp_path / "model")), every_second)
+    with pytest.raises(UnsupportedModelError, match=r"no BloomModel of which such parts are gone.*as onnx or pt2"):
         write_model(graph, "safetensors", tmp_path / "result")
 
 

@@ -168,6 +168,12 @@ def test_a_long_chain_is_not_too_deep() -> None:
     assert graph.copy()(torch.ones(2, 4))[0].shape == (2, 4)
 
 
+def test_constants_that_cannot_be_computed() -> None:
+    nodes = [helper.make_node("Relu", [], ["w"]), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    with pytest.raises(EngineError, match=r"cannot be computed.*export the model again"):
+        read_onnx(model_of(nodes, X, Y))
+
+
 def test_two_initializers_of_one_name() -> None:
     model = onnx.load_from_string(model_of([helper.make_node("Mul", ["x", "w"], ["y"])], X, Y, {"w": np.ones(4)}))
     model.graph.initializer.append(TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], raw_data=bytes(16)))

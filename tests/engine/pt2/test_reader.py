@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.graph import Graph
 from workers.engine.readers.pt2 import read_pt2
+from workers.engine.shapes import stats
 from workers.engine.writers.onnx import write_onnx
 
 BATCH = torch.export.Dim("batch", min=1, max=512)
@@ -262,6 +263,8 @@ CALLS = {
     "one hot": Calls(lambda x: F.one_hot(x.argmax(1), 4).float()),
     "scatter": Calls(lambda x: torch.zeros_like(x).scatter(1, x.argmax(1, keepdim=True), 1.0)),
     "clamp between tensors": Calls(lambda x: x.clamp(torch.tensor(-0.5), torch.tensor(0.5)) + torch.clip(x, -1, 1)),
+    "integers between bounds": Calls(lambda x: (x * 9).int().clamp(-2, 5) + (x * 9).int().clamp(max=x.shape[1])),
+    "nothing beside others": Calls(lambda x: torch.cat([torch.zeros(0), x, x], 1)),
     "sort": Calls(lambda x: x.sort(1)[0] + x.argsort(2, descending=True).float()),
     "similarity": Calls(
         lambda x: F.cosine_similarity(x[:, 0], x[:, 1], dim=-1) + F.pairwise_distance(x[:, 0], x[:, 2])
@@ -302,6 +305,45 @@ def test_calls_read_exactly(name: str, tmp_path: Path) -> None:
         wanted = model(x)
         torch.testing.assert_close(graph(x)[0], wanted, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(run_onnx(graph, x), wanted.numpy(), rtol=1e-4, atol=1e-4)
+
+
+class OwnMatrix(nn.Module):
+    """Matrices that are no module's, one of them the other way around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(5, 8))
+        self.second = nn.Parameter(torch.randn(5, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x @ self.first) @ self.second.t()
+
+
+def test_a_product_with_a_stored_matrix_is_a_layer(tmp_path: Path) -> None:
+    graph = read_pt2(exported(OwnMatrix(), torch.randn(3, 6, 5), tmp_path / "model.pt2"))
+    assert len(list(graph.layers())) == 2
+    assert stats(graph).parameters == 2 * 5 * 8
+    x = torch.randn(2, 6, 5)
+    np.testing.assert_allclose(run_onnx(graph, x), graph(x)[0].detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+class CrossAttention(nn.Module):
+    """PyTorch splits the stored weights of such a one at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = nn.TransformerDecoderLayer(16, 2, 24, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(x, x * 2)
+
+
+def test_parts_of_stored_weights_are_weights(tmp_path: Path) -> None:
+    model = CrossAttention().eval()
+    graph = read_pt2(exported(model, torch.randn(3, 6, 16), tmp_path / "model.pt2"))
+    assert stats(graph).parameters == sum(parameter.numel() for parameter in model.parameters())
+    x = torch.randn(2, 6, 16)
+    torch.testing.assert_close(graph(x)[0], model(x), rtol=1e-5, atol=1e-5)
 
 
 class Attention(nn.Module):

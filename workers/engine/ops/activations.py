@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, fx
 
-from workers.engine.ops.aten import reads_aten, reads_aten_as
+from workers.engine.ops.aten import of_dtype, reads_aten, reads_aten_as
 from workers.engine.ops.axis_rules import elementwise
 from workers.engine.ops.base import Quantization, register
 from workers.engine.ops.plain import Composite, Plain, plain
@@ -347,8 +347,16 @@ def read_aten_shrink(node: AtenNode, graph: GraphBuilder) -> Value:
 
 @reads_aten("clamp.default", "clamp_.default", "clip.default", "clamp_min.default", "clamp_max.default")
 def read_aten_clamp(node: AtenNode, graph: GraphBuilder) -> Value:
-    low, high = node.get("min"), node.get("max")
-    return graph.call(clip, node.value("self"), *(None if bound is None else float(bound) for bound in (low, high)))
+    """Value and bounds in the dtype of the result: integers stay such between integers only."""
+    dtype = (node.output_dtypes or (None,))[0] or torch.float32
+
+    def bound(value: Any) -> Value | float | None:
+        if value is None or (dtype.is_floating_point and isinstance(value, (int, float))):
+            return None if value is None else float(value)
+        return of_dtype(node.plain(value), dtype, graph)
+
+    x = of_dtype(node.value("self"), dtype, graph)
+    return graph.call(clip, x, bound(node.get("min")), bound(node.get("max")))
 
 
 @reads_aten("softmax.int", "_softmax.default")

@@ -263,7 +263,17 @@ def read_aten_einsum(node: AtenNode, graph: GraphBuilder) -> Value:
     return graph.call(einsum, *node.get("tensors"), equation=equation)
 
 
-reads_aten_as(torch.matmul, "matmul.default", "bmm.default", "mm.default", "mv.default")
+reads_aten_as(torch.matmul, "bmm.default", "mv.default")
+
+
+@reads_aten("matmul.default", "mm.default")
+def read_aten_matmul(node: AtenNode, graph: GraphBuilder) -> Value:
+    """A layer where the right one is a stored matrix."""
+    right = "mat2" if node.target == "mm.default" else "other"
+    x, matrix = node.value("self"), node.known(node.value(right))
+    if isinstance(x, fx.Node) and isinstance(matrix, Tensor) and matrix.dim() == 2 and matrix.is_floating_point():
+        return graph.module(node.layer(right), Projection(graph.transposed_parameter(matrix), None), x)
+    return graph.call(torch.matmul, x, node.value(right))
 
 
 @reads_aten("baddbmm.default")

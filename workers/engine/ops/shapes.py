@@ -243,7 +243,10 @@ def read_aten_unsqueeze(node: AtenNode, graph: GraphBuilder) -> Value:
 
 @reads_aten("cat.default")
 def read_aten_cat(node: AtenNode, graph: GraphBuilder) -> Value:
-    return graph.call(concat, *node.get("tensors"), axis=int(node.get("dim", 0)))
+    """Without the empty vectors that PyTorch lets stand beside tensors of any rank: caches start as such."""
+    tensors = node.get("tensors")
+    parts = [part for part in tensors if not (isinstance(part, Tensor) and part.shape == (0,))]
+    return graph.call(concat, *(parts or tensors), axis=int(node.get("dim", 0)))
 
 
 @reads_aten("stack.default")

@@ -165,6 +165,19 @@ def _in_folder(old: str, new: str, names: Mapping[str, str]) -> str:
 
 def _check(cls: type[PreTrainedModel], graph: Graph, folder: Folder, weights: dict[str, Tensor]) -> None:
     """Load what is about to be written and compare its answers: a config can say less than the weights need."""
+    try:
+        _compare(cls, graph, folder, weights)
+    except UnusableResultError:
+        raise
+    except Exception as error:  # every class of transformers fails in its own way where sizes do not go together
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnsupportedModelError(
+            f"transformers has no {cls.__name__} of which such parts are gone ({reason[:200]}); "
+            "take the result as onnx or pt2"
+        ) from error
+
+
+def _compare(cls: type[PreTrainedModel], graph: Graph, folder: Folder, weights: dict[str, Tensor]) -> None:
     config = config_of(folder.config)
     named = {folder.names[name]: tensor.float() for name, tensor in weights.items()}
     if folder.plain:
