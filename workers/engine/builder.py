@@ -155,7 +155,7 @@ class GraphBuilder:
                 result = self.keep(function(*arguments, **node.kwargs))
         except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
             raise InvalidModelError(
-                f"{node.meta.get('node') or node.name!r} cannot be computed from the constants that it is given "
+                f"{node.meta.get('node') or node.meta.get('value') or node.name!r} cannot be computed from the constants that it is given "
                 f"({error}): the file is damaged, or its exporter made a mistake; export the model again"
             ) from error
         if isinstance(result, Tensor):

@@ -168,10 +168,19 @@ def test_a_long_chain_is_not_too_deep() -> None:
     assert graph.copy()(torch.ones(2, 4))[0].shape == (2, 4)
 
 
-def test_constants_that_cannot_be_computed() -> None:
-    nodes = [helper.make_node("Relu", [], ["w"]), helper.make_node("MatMul", ["x", "w"], ["y"])]
-    with pytest.raises(EngineError, match=r"cannot be computed.*export the model again"):
-        read_onnx(model_of(nodes, X, Y))
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        (helper.make_node("Relu", [], ["w"]), "Relu node 'w': input 0 is missing"),
+        (helper.make_node("Add", ["x"], ["w"]), "Add node 'w': input 1 is missing"),
+        (helper.make_node("Concat", ["a", "b"], ["w"], axis=1), "'w' cannot be computed"),
+    ],
+)
+def test_nodes_that_cannot_be_computed(node: onnx.NodeProto, reason: str) -> None:
+    nodes = [node, helper.make_node("MatMul", ["x", "w"], ["y"])]
+    weights = {"a": np.ones((2000, 4)), "b": np.ones((3, 4))}
+    with pytest.raises(EngineError, match=rf"{reason}.*export the model again"):
+        read_onnx(model_of(nodes, X, Y, weights))
 
 
 def test_two_initializers_of_one_name() -> None:

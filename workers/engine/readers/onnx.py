@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, defs, helper
 from torch import Tensor
 
 from workers.engine.builder import GraphBuilder, Value
@@ -154,6 +155,8 @@ class _Reading:
             outputs=tuple(proto.output),
             attributes=dict(attributes_of(proto)),
         )
+        if len(inputs) < _fewest_inputs(node.op_type, node.opset, node.domain):
+            raise node.invalid(f"input {len(inputs)} is missing; export the model again")
         try:
             result = op.read(node, self._graph)
         except UnsupportedModelError as refusal:
@@ -267,10 +270,19 @@ class _Reading:
         return self._known_types
 
 
+@cache
+def _fewest_inputs(op_type: str, opset: int, domain: str) -> int:
+    """That ONNX wants of a node; 0 where it says nothing."""
+    try:
+        return int(defs.get_schema(op_type, opset, domain).min_input)
+    except defs.SchemaError:
+        return 0
+
+
 def _name_by_bias(graph: GraphBuilder) -> None:
     """torch's newer exporter transposes the weights of linear layers and loses their names; their biases keep them."""
     for node in graph.graph.nodes:
-        if node.target is not torch.add:
+        if node.target is not torch.add or len(node.all_input_nodes) != 2:
             continue
         for product, bias in (node.args, node.args[::-1]):
             name = str(bias.meta.get("name", ""))
