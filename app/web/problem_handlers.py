@@ -1,6 +1,5 @@
 """Turns everything that can go wrong in a request into a problem document."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -23,6 +22,7 @@ from app.problems import (
     Unavailable,
 )
 from app.web.strict_json import escaped
+from modelpress.complaints import plain, told_once
 from modelpress.steps import STEPS
 
 
@@ -49,7 +49,7 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - by its registration; tells mypy
-    details: Sequence[ErrorDetails] = error.errors()
+    details = told_once(error.errors())
     if any(detail["loc"][0] == "path" for detail in details):
         return NotFound(f"There is no {request.url.path}.").response()
     errors = [FieldError(pointer=_pointer(detail, error.body), detail=_sentence(detail)) for detail in details]
@@ -95,7 +95,4 @@ def _sentence(detail: ErrorDetails) -> str:
             return f"{owner} has no option {name!r}; there are: {options}"
         case "missing":
             return "this is required"
-        case "value_error":
-            return str(context["error"])
-    message = detail["msg"]
-    return message[0].lower() + message[1:]
+    return plain(detail)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from modelpress.complaints import plain, told_once
 from modelpress.steps import AnyStep, IllegalOrderError, check_order
 
 RECIPE: TypeAdapter[list[AnyStep]] = TypeAdapter(list[AnyStep])
@@ -90,7 +91,7 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 def _sentences(error: ValidationError) -> Iterator[str]:
-    for detail in error.errors():
+    for detail in told_once(error.errors()):
         # the location is the step's number, its name, then the option
         _, *where = map(str, detail["loc"])
         step, option = where[0] if where else "", where[-1] if where else ""
@@ -101,9 +102,9 @@ def _sentences(error: ValidationError) -> Iterator[str]:
                 yield f"there is no step {context['tag']!r}; there are: {known}"
             case "union_tag_not_found":
                 yield 'a step names itself: {"step": "…"}'
-            case "model_attributes_type" | "dict_type":
+            case "model_attributes_type" | "dict_type" if not where:
                 yield 'a step is an object: {"step": "…"}'
             case "extra_forbidden":
                 yield f"{step}: there is no option {option!r}; `modelpress steps {step}` lists them"
             case _:
-                yield f"{', '.join(where) or 'recipe'}: {detail['msg']}"
+                yield f"{', '.join(where) or 'recipe'}: {plain(detail)}"

@@ -43,6 +43,13 @@ def test_a_file(tmp_path: Path) -> None:
     assert read_recipe(str(path)) == [HalfPrecision()]
 
 
+def test_a_list_is_not_called_too_short_for_a_wrong_item() -> None:
+    with pytest.raises(RecipeError) as raised:
+        read_recipe('channel_pruning:kinds=["filters"]')
+    assert str(raised.value).startswith("channel_pruning, kinds, 0: input should be 'channels'")
+    assert "at least" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -51,7 +58,12 @@ def test_a_file(tmp_path: Path) -> None:
         ("shrink", "there is no step 'shrink'; there are: channel_pruning"),
         ("half_precision:dtype", "write dtype=VALUE"),
         ("half_precision:bits=8", "half_precision: there is no option 'bits'"),
-        ("magnitude_pruning:sparsity=2", "magnitude_pruning, sparsity: Input should be less than 1"),
+        ("magnitude_pruning:sparsity=2", "magnitude_pruning, sparsity: input should be less than 1"),
+        ("channel_pruning:kinds=heads", 'channel_pruning, kinds: this is a list: ["…"]'),
+        ("channel_pruning:kinds=[]", "channel_pruning, kinds: this needs at least 1 of them"),
+        ("channel_pruning:layers=conv1", "channel_pruning, layers: this is an object"),
+        ("channel_pruning:layer_ratios=0.5", "channel_pruning, layer_ratios: this is an object"),
+        ("channel_pruning:ratio=0.5:macs_left=0.5", "channel_pruning: ratio, macs_left and parameters_left are three"),
         ("static_quantization,magnitude_pruning", "magnitude_pruning cannot come after static_quantization"),
         ("[{", "the recipe is no JSON"),
         ('[{"sparsity": 1}]', "a step names itself"),

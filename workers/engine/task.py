@@ -57,7 +57,8 @@ def resolve_task(signature: Signature, task: Task, labelled: list[tuple[str, Dat
         kind = task.kind
     elif _looks_like_scores(output):
         kind = "classification"
-        note = f"the output {output.name!r} is taken for class scores, by its name and shape; task.kind says otherwise"
+        taken = f"the output {output.name!r} is taken for class scores, by its name and shape"
+        note = f"{taken}; set task.kind where it is something else"
     else:
         kind = "none"
     labels = [label_array(output, spec, name) for name, spec in labelled]

@@ -15,6 +15,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from modelpress.packed import pack
 from tests.engine.huggingface.models import DISTILBERT, saved, zipped
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
 from workers.engine.readers import read_model
@@ -223,13 +224,13 @@ def test_weights_alone_say_how_to_give_an_architecture(tmp_path: Path) -> None:
     torch.save(trained(Plain, 1).state_dict(), tmp_path / "weights.pt")
     with pytest.raises(UnsupportedModelError, match=r"weights alone.*send it with `architecture`"):
         read_model(tmp_path / "weights.pt")
-    with pytest.raises(InvalidModelError, match="state_dict file, which has none"):
+    with pytest.raises(InvalidModelError, match="state_dict file, whose layers take no weights"):
         read_model(tmp_path / "weights.pt", tmp_path / "weights.pt")
 
 
 def test_a_whole_model_takes_no_architecture(tmp_path: Path) -> None:
     path = program(trained(Plain, 1), tmp_path / "model.pt2")
-    with pytest.raises(InvalidModelError, match="takes no architecture"):
+    with pytest.raises(InvalidModelError, match="goes with weights alone"):
         read_model(path, path)
 
 
@@ -239,6 +240,15 @@ class Runs:
 
     def __reduce__(self) -> Any:
         return open, (str(self.target), "w")
+
+
+def test_a_packed_onnx_file_is_an_architecture_too(tmp_path: Path) -> None:
+    model = trained(Plain, 1)
+    torch.onnx.export(trained(Plain, 2), (torch.randn(3, 5),), tmp_path / "model.onnx", dynamo=False,
+                      input_names=["x"], dynamic_axes={"x": {0: "batch"}})  # fmt: skip
+    pack(tmp_path / "model.onnx", tmp_path / "model.packed")
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    assert_reads_as(tmp_path / "weights.pt", tmp_path / "model.packed", model)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -252,6 +262,8 @@ def test_pickles_that_run_code_never_do(legacy: bool, tmp_path: Path) -> None:
     torch.save(trained(Plain, 1), tmp_path / "model.pt")
     with pytest.raises(InvalidModelError, match="more than tensors"):
         read_model(tmp_path / "model.pt", architecture)
+    with pytest.raises(InvalidModelError, match=r"by default\.\): send the whole model as torch\.export"):
+        read_model(tmp_path / "model.pt")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Runs(ran)))
     with pytest.raises(UnsupportedModelError, match="never loaded"):
         read_model(tmp_path / "plain.pkl", architecture)

@@ -35,7 +35,9 @@ def _read(path: Path, architecture: Path | None) -> tuple[str, Graph]:
 
         return "state_dict", read_state_dict(path, kind, architecture)
     if architecture is not None:
-        raise InvalidModelError("the file holds a whole model, so it takes no architecture beside it")
+        raise InvalidModelError(
+            "an architecture goes with weights alone, a state dict of torch.save or safetensors; this file is neither"
+        )
     if kind == "pt2":
         from workers.engine.readers.pt2 import read_pt2  # noqa: PLC0415 (as the docstring says)
 

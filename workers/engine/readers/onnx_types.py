@@ -42,8 +42,9 @@ def value_types(model: ModelProto, nodes: Sequence[NodeProto], external: Externa
     try:
         session = _load(_with_outputs(model, nodes, made, external, light=True), folding=False)
     except Exception:  # noqa: BLE001 (some of its kernels want their weights at once; it says what is wrong below)
+        whole = _with_outputs(model, nodes, made, external, light=False)  # says itself which data file is not there
         try:
-            session = _load(_with_outputs(model, nodes, made, external, light=False), folding=True)
+            session = _load(whole, folding=True)
         except Exception as error:  # its exceptions have no common base but this one
             raise UnsupportedModelError(
                 f"the model has operators that are not supported here, and ONNX Runtime cannot load it: {reason(error)}"

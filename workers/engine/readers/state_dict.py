@@ -41,9 +41,9 @@ def read_state_dict(path: Path, kind: Kind, architecture: Path | None) -> Graph:
     Raises InvalidModelError that lists every name and shape that does not fit, and UnsupportedModelError where there
     is no architecture.
     """
+    weights, notes = load_weights(path, kind)  # first, because a whole pickled model is told something else
     if architecture is None:
         raise UnsupportedModelError(f"the file holds weights alone, without what is computed with them: {HOW}")
-    weights, notes = load_weights(path, kind)
     graph = _onto(architecture, weights)
     graph.notes += notes
     return graph
@@ -61,8 +61,9 @@ def load_weights(path: Path, kind: Kind) -> tuple[dict[str, Tensor], list[str]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InvalidModelError(
-            f"the file holds more than tensors, and loading the rest could run code ({_reason(error)}): save the "
-            "weights alone with torch.save(model.state_dict(), path)"
+            f"the file holds more than tensors, and loading the rest could run code ({_reason(error)}): send the "
+            "whole model as torch.export.save or torch.onnx.export writes it, or its weights alone, saved with "
+            "torch.save(model.state_dict(), path)"
         ) from error
     except (MemoryError, KeyboardInterrupt):
         raise
@@ -108,14 +109,14 @@ def _onto(architecture: Path, weights: Mapping[str, Tensor]) -> Graph:
             from workers.engine.readers.huggingface import read_huggingface  # noqa: PLC0415 (as above)
 
             return read_huggingface(folder, weights)
-    if kind in ("onnx", "archive"):
+    if kind in ("onnx", "archive", "packed"):
         from workers.engine.readers import read_model  # noqa: PLC0415 (it imports this module)
         from workers.engine.readers.onnx_weights import replace_weights  # noqa: PLC0415 (as above)
 
         _, graph = read_model(architecture)
         replace_weights(graph, weights)
         return graph
-    raise InvalidModelError(f"the architecture is a {kind} file, which has none: {HOW}")
+    raise InvalidModelError(f"the architecture is a {kind} file, whose layers take no weights by name: {HOW}")
 
 
 def _state_dicts(content: Any, place: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -139,4 +140,5 @@ def _rank(place: str, weights: dict[str, Tensor]) -> tuple[int, int]:
 
 def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line]
-    return (lines or str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    first = (lines or str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first.partition(" Please use ")[0].strip()[:200]  # what follows is how to load it all the same
