@@ -154,9 +154,10 @@ class GraphBuilder:
             with torch.no_grad():
                 result = self.keep(function(*arguments, **node.kwargs))
         except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+            called = node.meta.get("node") or node.meta.get("value") or node.name
             raise InvalidModelError(
-                f"{node.meta.get('node') or node.meta.get('value') or node.name!r} cannot be computed from the constants that it is given "
-                f"({error}): the file is damaged, or its exporter made a mistake; export the model again"
+                f"{called!r} cannot be computed from the constants that it is given ({error}): the file is damaged, or "
+                "its exporter made a mistake; export the model again"
             ) from error
         if isinstance(result, Tensor):
             self.forms.computed(function, arguments, result)

@@ -75,7 +75,10 @@ class Sizes:
             if len(found) == 2:
                 return [recorder for _, recorder in found]
         if not found:
-            raise InvalidModelError(f"the model runs with none of the sizes tried: {failure}") from failure
+            raise InvalidModelError(
+                f"the model runs with none of the sizes tried ({failure}): if it takes only those of its export, "
+                "export it again with these as fixed dimensions"
+            ) from failure
         free, first = found[0]
         try:
             return [first, self._run(graph, 3, free)]
