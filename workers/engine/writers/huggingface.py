@@ -84,8 +84,8 @@ def _weights(graph: Graph, origin: Origin, held: Mapping[str, Tensor]) -> dict[s
     ]
     if made:
         raise UnsupportedModelError(
-            f"a step, or calling a layer several times, has made weights that {origin.config['architectures'][0]} has no "
-            f"place for: {', '.join(made[:5])}; take the result as onnx or pt2"
+            f"a step, or calling a layer several times, has made weights that {origin.config['architectures'][0]} has "
+            f"no place for: {', '.join(made[:5])}; take the result as onnx or pt2"
         )
     weights = {}
     for name in origin.names:
