@@ -1,10 +1,8 @@
 """Which service the command line talks to, and with which key."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import typer
 
@@ -27,16 +25,7 @@ class Service:
 
 
 def service(url: str | None, api_key: str | None) -> Service:
-    return Service(url or DEFAULT_URL, api_key or embedded_key())
-
-
-def embedded_key() -> str | None:
-    """The key that `modelpress up` made on this machine."""
-    home = Path(os.environ.get("MODELPRESS_HOME") or Path.home() / ".modelpress")
-    try:
-        return (home / "api-key").read_text().strip() or None
-    except OSError:
-        return None
+    return Service(url or DEFAULT_URL, api_key)
 
 
 @contextmanager

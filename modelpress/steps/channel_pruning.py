@@ -37,7 +37,10 @@ class ChannelPruning(Step):
         8, ge=1, le=256, description="widths that are left are multiples of this, which runtimes compute fastest"
     )
     kinds: tuple[Kind, ...] = Field(
-        ("channels", "neurons", "heads", "hidden_units"), min_length=1, description="what may be removed"
+        ("channels", "neurons", "heads", "hidden_units"),
+        min_length=1,
+        description="what may be removed: channels of convolutions, neurons of linear layers, heads of attention, "
+        "hidden units of recurrent layers",
     )
     refit: bool = Field(
         True,

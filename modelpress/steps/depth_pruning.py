@@ -14,7 +14,11 @@ class DepthPruning(Step):
     ratio: float | None = Field(
         None, gt=0, lt=1, description="share of the blocks that goes; 0.25 where no other target is given"
     )
-    blocks: int | None = Field(None, ge=1, description="instead of ratio: how many blocks go")
+    blocks: int | None = Field(
+        None,
+        ge=1,
+        description="instead of ratio: how many blocks go; attention and MLP of a transformer's layer are one each",
+    )
     max_effect: float | None = Field(
         None,
         gt=0,

@@ -9,6 +9,7 @@ import pytest
 
 from modelpress import Client, ModelpressError
 from modelpress.client import Job, Model
+from modelpress.client.connection import http_options
 from modelpress.jobs import JobStatus
 from modelpress.report import Verdict
 from modelpress.steps import HalfPrecision
@@ -197,3 +198,12 @@ def test_the_catalogue_has_every_step(client: Client) -> None:
     assert "magnitude_pruning" in steps["static_quantization"].may_follow
     assert client.step("half_precision") == steps["half_precision"]
     assert "dtype" in steps["half_precision"].options["properties"]
+
+
+def test_the_key_of_this_machine_goes_to_this_machine_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "api-key").write_text("mp_mine\n")
+    monkeypatch.setenv("MODELPRESS_HOME", str(tmp_path))
+    monkeypatch.delenv("MODELPRESS_API_KEY", raising=False)
+    assert http_options("http://localhost:9000", None)["headers"]["Authorization"] == "Bearer mp_mine"
+    assert http_options("http://localhost:9000", "mp_other")["headers"]["Authorization"] == "Bearer mp_other"
+    assert "Authorization" not in http_options("https://models.example.com", None)["headers"]

@@ -73,8 +73,9 @@ def deliver(graph: Graph, spec: Compress, run_dir: Path, checked: Checked | None
             given[format_] = _write(graph, format_, measured, checked)
             if given[format_].suffix == ARCHIVE and needs_own_loader(given[format_]):
                 reporter.warn(
-                    "the layers of the result have sizes that no configuration of transformers gives them: load the "
-                    "folder with modelpress.huggingface.load instead of from_pretrained"
+                    "no configuration of transformers says which layers are left of the result, and of which sizes: "
+                    "load the folder with modelpress.huggingface.load; from_pretrained refuses it, or makes up what "
+                    "is gone"
                 )
         except OSError:
             raise  # a full disk is no matter of the format
