@@ -110,6 +110,14 @@ def test_a_target_out_of_reach_is_refused_with_what_is_left_at_least():
         prune("convolutional", macs_left=0.01, kinds=["channels"])
 
 
+@pytest.mark.parametrize(("round_to", "warned"), [(1, False), (8, True)])
+def test_coarse_widths_that_take_much_more_than_asked_for_are_warned_of(round_to, warned):
+    context = context_for("convolutional")
+    step = {"step": "channel_pruning", "kinds": ["channels"], "macs_left": 0.95, "round_to": round_to}
+    apply(trained("convolutional"), context, step)
+    assert any(warning.startswith("macs_left 0.95 was asked for, and 0.") for warning in context.warnings) == warned
+
+
 def test_one_threshold_for_the_model_takes_the_least_important_and_spares_every_layer():
     graph = trained("convolutional")
     with torch.no_grad():

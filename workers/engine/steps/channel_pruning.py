@@ -25,6 +25,8 @@ from workers.engine.structure.refitting import refitted
 
 TRIALS = 12
 """Halvings of the interval in which the share is looked for that reaches a target."""
+COARSE = 0.1
+"""So much less than a target may be left without a word: widths are whole numbers."""
 
 Choose = Callable[[float], dict[str, Tensor]]
 """From the share that goes to the units that stay, for every group that loses some."""
@@ -57,7 +59,12 @@ def channel_pruning(step: ChannelPruning, graph: Graph, context: Context) -> Gra
         )
     whole = graph.copy()
     remove_units(graph, keep)
-    _tell(context, candidates, keep, before, stats(graph))
+    after = stats(graph)
+    _tell(context, candidates, keep, before, after)
+    if step.macs_left is not None:
+        _warn_of_coarse("macs_left", step.macs_left, _macs(after) / _macs(before), step, context)
+    if step.parameters_left is not None:
+        _warn_of_coarse("parameters_left", step.parameters_left, after.parameters / before.parameters, step, context)
     if step.refit and _has_data(context):
         context.progress(0.8, "fitting the layers behind")
         return refitted(whole, graph, keep, context)
@@ -122,6 +129,13 @@ def _warn_of_idle(step: ChannelPruning, graph: Graph, context: Context) -> None:
     for pattern in step.layer_ratios:
         if not any(fnmatchcase(name, pattern) for name in names):
             context.warnings.append(f"the pattern {pattern!r} of layer_ratios matches the name of no layer")
+
+
+def _warn_of_coarse(option: str, target: float, left: float, step: ChannelPruning, context: Context) -> None:
+    """Where much more went than was asked for, because no widths lie in between."""
+    if left < target - COARSE:
+        closer = f"; round_to {step.round_to} allows no more, a smaller one may" if step.round_to > 1 else ""
+        context.warnings.append(f"{option} {target:g} was asked for, and {left:.3g} is left{closer}")
 
 
 def _macs(found: ModelStats) -> int:
