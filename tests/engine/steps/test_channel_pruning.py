@@ -70,7 +70,7 @@ def test_units_that_do_nothing_go_first(kind):
 def test_distillation_brings_back_what_pruning_took(kind):
     context = context_for(kind, train="unlabelled")
     graph = prune(kind, context, refit=False)
-    graph = apply(graph, context, {"step": "distillation", "epochs": 4, "learning_rate": 3e-3})
+    graph = apply(graph, context, {"step": "distillation", "epochs": 8, "learning_rate": 3e-3})
     assert accuracy(graph, kind) >= accuracy(trained(kind), kind) - 0.03
 
 
