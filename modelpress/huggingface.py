@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ENTRY = "modelpress"
 """Of config.json: {"removed": [paths of layers that are gone]}. The sizes of the others stand in the weights."""
+OWN_WEIGHTS = "modelpress.safetensors"
+"""The weights of a folder with this entry: a name that `from_pretrained` does not know."""
 QUERIES = ("q_proj", "query", "q_lin", "q")
 KEYS = ("k_proj", "key", "k_lin", "k")
 HEADS = ("num_heads", "n_heads", "num_attention_heads")
@@ -45,7 +47,7 @@ def load(folder: str | Path) -> PreTrainedModel:
 def weights_in(folder: Path) -> dict[str, Tensor]:
     """All tensors of the folder's safetensors by name."""
     index = folder / "model.safetensors.index.json"
-    names = {"model.safetensors"}
+    names = {OWN_WEIGHTS if (folder / OWN_WEIGHTS).exists() else "model.safetensors"}
     if index.exists():
         names = {Path(name).name for name in json.loads(index.read_text())["weight_map"].values()}
     return {name: tensor for file in sorted(names) for name, tensor in load_file(folder / file).items()}

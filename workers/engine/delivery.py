@@ -74,8 +74,7 @@ def deliver(graph: Graph, spec: Compress, run_dir: Path, checked: Checked | None
             if given[format_].suffix == ARCHIVE and needs_own_loader(given[format_]):
                 reporter.warn(
                     "no configuration of transformers says which layers are left of the result, and of which sizes: "
-                    "load the folder with modelpress.huggingface.load; from_pretrained refuses it, or makes up what "
-                    "is gone"
+                    "load the folder with modelpress.huggingface.load; from_pretrained finds no weights in it"
                 )
         except OSError:
             raise  # a full disk is no matter of the format

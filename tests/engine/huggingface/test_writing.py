@@ -147,6 +147,8 @@ def test_a_feed_forward_part_that_is_gone_leaves_the_layer(tmp_path: Path) -> No
     folder = written(graph, tmp_path)
     assert config_of(folder)["modelpress"]["removed"]
     assert_same(graph, load(folder))
+    with pytest.raises(OSError, match=r"no file named model\.safetensors"):  # it would make up the part that is gone
+        transformers.LlamaForCausalLM.from_pretrained(folder)
 
 
 def test_weights_keep_the_16_bits_that_they_came_in(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 MAX_CONFIG = 16 << 20
 SAFETENSORS, SHARDS = "model.safetensors", "model.safetensors.index.json"
+OWN_WEIGHTS = "modelpress.safetensors"
+"""Of a result that only our loader puts together (`modelpress.huggingface`)."""
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 SLACK = 1 << 24
 """Parameters that a config may describe beyond what the files hold: buffers, tied and left-out weights."""
@@ -208,6 +210,8 @@ def _names(cls: type[PreTrainedModel], config: PretrainedConfig) -> dict[str, in
 def _are_safetensors(folder: Path) -> bool:
     """Whether the weights are safetensors. Raises InvalidModelError where there are none or some are missing."""
     names = {file.name for file in folder.iterdir()}
+    if OWN_WEIGHTS in names:
+        return True
     if SAFETENSORS in names or SHARDS in names:
         _check_index(folder, SHARDS, names)
         return True

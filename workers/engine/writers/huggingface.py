@@ -1,4 +1,4 @@
-"""A Hugging Face folder, zipped: config.json, model.safetensors, and the small files that came with the model."""
+"""A Hugging Face folder, zipped: config.json, safetensors, and the small files that came with the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from modelpress.models import TensorSpec
 from workers.engine.errors import UnsupportedModelError, UnusableResultError
 from workers.engine.graph import Graph, Origin
-from workers.engine.readers.huggingface import class_of, config_of
+from workers.engine.readers.huggingface import OWN_WEIGHTS, class_of, config_of
 from workers.engine.readers.transformers_trace import EXAMPLES, LENGTH
 from workers.engine.weights import held_tensors
 from workers.engine.writers.huggingface_config import describe, shapes_of
@@ -58,7 +58,8 @@ def write_folder(graph: Graph, origin: Origin, held: Mapping[str, Tensor], path:
     files = {
         **origin.files,
         "config.json": (json.dumps(folder.config, indent=2, sort_keys=True) + "\n").encode(),
-        "model.safetensors": save(dict(sorted(stored.items())), {"format": "pt"}),
+        # `from_pretrained` would make up the layers that are gone: it finds no weights there, and says so
+        "model.safetensors" if folder.plain else OWN_WEIGHTS: save(dict(sorted(stored.items())), {"format": "pt"}),
     }
     _zip(path, files)
 
