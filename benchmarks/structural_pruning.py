@@ -53,18 +53,21 @@ class Case:
 CASES = (
     Case(
         "ResNet with batch norms", "resnet_legacy_op17.onnx",
-        ({"step": "channel_pruning"}, {"step": "distillation", "epochs": 12, "seconds": 540}),
+        ({"step": "channel_pruning"}, {"step": "distillation", "epochs": 30, "learning_rate": 2e-3, "seconds": 540}),
         latency_ratio=3.0, size_ratio=3.8, drop=0.002,
     ),
     Case(
         "ResNet without", "resnet.onnx",
-        ({"step": "channel_pruning"}, {"step": "distillation", "epochs": 12, "seconds": 540}),
+        ({"step": "channel_pruning"}, {"step": "distillation", "epochs": 30, "learning_rate": 2e-3, "seconds": 540}),
         latency_ratio=3.0, size_ratio=3.8, drop=0.002,
     ),
     Case("MiniLM, half gone", "minilm-legacy", ({"step": "channel_pruning"},), latency_ratio=1.5),
     Case(
         "MiniLM, half gone, taught", "minilm-legacy",
-        ({"step": "channel_pruning"}, {"step": "distillation", "learning_rate": 5e-4}),
+        (
+            {"step": "channel_pruning", "scope": "global"},
+            {"step": "distillation", "features": True, "learning_rate": 5e-4, "batch_size": 32, "seconds": 540},
+        ),
         latency_ratio=1.5, cosine=0.95,
     ),
 )  # fmt: skip

@@ -39,7 +39,7 @@ async def _http(request: Request, error: Exception) -> Response:
         return error.response()
     assert isinstance(error, HTTPException)  # noqa: S101 - by its registration; tells mypy
     known: dict[int, Problem] = {
-        404: NotFound(f"There is no {request.url.path}; /docs shows what there is, /openapi.json lists it for machines."),
+        404: NotFound(f"There is no {request.url.path}; /docs shows what there is, /openapi.json is for machines."),
         405: MethodNotAllowed(f"{request.method} is not possible here.", headers=error.headers),
         413: TooLarge("The body is larger than this server accepts."),
         400: MalformedRequest("The request could not be read."),
