@@ -238,6 +238,7 @@ async def test_formats_that_cannot_hold_what_the_steps_make_are_pointed_at(
         ([{"step": "channel_pruning", "ratio": 0.4}], 360),
         ([{"step": "channel_pruning"}, {"step": "half_precision"}], 125),
         ([{"step": "channel_pruning", "parameters_left": 0.3}], 300),
+        ([{"step": "channel_pruning", "kinds": ["heads"]}], 1000),
         ([{"step": "depth_pruning"}], 750),
     ],
 )
