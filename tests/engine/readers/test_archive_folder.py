@@ -29,6 +29,12 @@ def test_files_lie_in_one_folder(tmp_path, root):
     assert unpack(tmp_path / "upload") == folder
 
 
+def test_another_archive_in_its_place_is_unpacked_anew(tmp_path):
+    unpack(archive(tmp_path / "upload", {"model.onnx": b"old"}))
+    folder = unpack(archive(tmp_path / "upload", {"model.onnx": b"new"}))
+    assert (folder / "model.onnx").read_bytes() == b"new"
+
+
 def test_what_lies_deeper_stays_away(tmp_path):
     files = {"bert/config.json": b"{}", "bert/onnx/model.onnx": b"graph", "bert/1_Pooling/config.json": b"[]"}
     folder = unpack(archive(tmp_path / "upload", files))

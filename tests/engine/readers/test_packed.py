@@ -23,6 +23,12 @@ def test_the_onnx_file_in_it_is_read(tmp_path):
     assert unpacked(path).read_bytes() == holding(normal(20, 30))
 
 
+def test_another_file_in_its_place_is_unpacked_anew(tmp_path):
+    unpacked(packed(tmp_path, holding(normal(20, 30))))
+    (tmp_path / "packed").unlink()
+    assert unpacked(packed(tmp_path, holding(normal(30, 20)))).read_bytes() == holding(normal(30, 20))
+
+
 def test_damage_is_the_users_to_know(tmp_path):
     path = packed(tmp_path, holding(normal(20, 30)))
     path.write_bytes(path.read_bytes()[:-10])

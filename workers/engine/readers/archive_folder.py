@@ -29,12 +29,12 @@ CHUNK = 1 << 20
 
 
 def unpack(path: Path) -> Path:
-    """The folder with the archive's files, made beside it once.
+    """The folder with the archive's files, made beside it once for each archive that lies there.
 
     Raises InvalidModelError for archives that are damaged or not what an honest one is, before or while unpacking;
     OSError where they would take more than half of the room that is left, which other runs share.
     """
-    folder = path.with_name(f"{path.name}.unpacked")
+    folder = path.with_name(f"{path.name}.{path.stat().st_mtime_ns}.unpacked")
     if folder.is_dir():
         return folder
     try:

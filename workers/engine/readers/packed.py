@@ -15,12 +15,12 @@ ALLOWANCE = 64 << 20
 
 
 def unpacked(path: Path) -> Path:
-    """The very ONNX file that was packed, made beside the packed one once.
+    """The very ONNX file that was packed, made beside the packed one once for each that lies there.
 
     Raises InvalidModelError for damaged files and such as grow beyond all measure, UnsupportedModelError for other
     formats inside.
     """
-    plain = path.with_name(f"{path.name}.unpacked.onnx")
+    plain = path.with_name(f"{path.name}.{path.stat().st_mtime_ns}.unpacked.onnx")
     if not plain.exists():
         limit = min(MAX_BYTES, ALLOWANCE + MAX_GROWTH * path.stat().st_size)
         try:
