@@ -42,5 +42,6 @@ def connected(context: typer.Context) -> Iterator[Client]:
             err.print("give a key with --api-key or MODELPRESS_API_KEY", markup=False)
         raise typer.Exit(ERROR) from None
     except (OSError, TimeoutError) as error:
-        err.print(f"error: {error}", markup=False, style="red", soft_wrap=True)
+        told = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+        err.print(f"error: {told}", markup=False, style="red", soft_wrap=True)
         raise typer.Exit(ERROR) from None

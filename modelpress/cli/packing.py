@@ -54,7 +54,11 @@ def place(output: Path | None, beside: Path) -> Path:
         if beside.exists():
             raise typer.BadParameter(f"{beside} is there already; name the file to write", param_hint="--output")
         return beside
-    return output / beside.name if output.is_dir() else output
+    if output.is_dir():
+        return output / beside.name
+    if not output.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {output.parent}", param_hint="--output")
+    return output
 
 
 @contextmanager

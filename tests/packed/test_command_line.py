@@ -53,6 +53,12 @@ def test_nothing_is_written_over_unasked(model, tmp_path):
     assert run("unpack", tmp_path / "model.onnx.packed", "-o", model)[0] == 0
 
 
+def test_a_folder_that_is_not_there_is_named(model, tmp_path):
+    code, output = run("pack", model, "-o", tmp_path / "nowhere" / "small.packed")
+    assert code == 2
+    assert "there is no folder" in output
+
+
 def test_errors_are_sentences(model, tmp_path):
     code, output = run("unpack", model, "-o", tmp_path / "again")
     assert (code, output.strip()) == (1, "error: this is not a packed file")
