@@ -65,7 +65,7 @@ CASES = (
     Case(
         "MiniLM, half gone, taught", "minilm-legacy",
         (
-            {"step": "channel_pruning"},
+            {"step": "channel_pruning", "scope": "global", "ratio": 0.6},
             {"step": "distillation", "features": True, "learning_rate": 5e-4, "batch_size": 32, "seconds": 540},
         ),
         latency_ratio=1.5, cosine=0.95,
