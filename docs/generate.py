@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from app.settings import Settings
-from modelpress.steps import STEPS, Step
+from modelpress.steps import STEPS, Step, allowed_before
 
 HERE = Path(__file__).parent
 
@@ -46,7 +46,7 @@ def steps_page() -> str:
 
 
 def step_section(step: type[Step]) -> str:
-    after = ", ".join(f"`{name}`" for name in STEPS if name in step.after) or "nothing"
+    after = ", ".join(f"`{name}`" for name in allowed_before(step)) or "nothing"
     rows = [
         f"| `{name}` | {values(field)} | {default(field)} | {field.description or ''} |"
         for name, field in step.model_fields.items()

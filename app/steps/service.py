@@ -5,7 +5,7 @@ from inspect import cleandoc
 
 from app.problems import NotFound
 from app.steps.schemas import Catalogue, StepInfo
-from modelpress.steps import STEPS
+from modelpress.steps import STEPS, allowed_before
 
 
 @cache
@@ -23,8 +23,8 @@ def describe(name: str) -> StepInfo:
         name=name,
         description=cleandoc(step.__doc__ or ""),
         data=step.needs,
-        may_follow=sorted(step.after & STEPS.keys()),
-        may_precede=[other for other, later in STEPS.items() if name in later.after],
+        may_follow=allowed_before(step),
+        may_precede=[other for other, later in STEPS.items() if name in allowed_before(later)],
         paper=step.paper,
         options=step.model_json_schema(),
     )

@@ -4,7 +4,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from modelpress.steps.base import Data, LayerSelection, Step
+from modelpress.steps.base import Data, LayerSelection, Stage, Step
 from modelpress.steps.channel_pruning import ChannelPruning
 from modelpress.steps.depth_pruning import DepthPruning
 from modelpress.steps.distillation import Distillation
@@ -37,15 +37,41 @@ class IllegalOrderError(ValueError):
         self.index = index
 
 
+def why_not_after(later: type[Step], earlier: type[Step]) -> str | None:
+    """Why a step cannot come anywhere after another in a recipe; None where it can."""
+    name, other = (cls.model_fields["step"].default for cls in (later, earlier))
+    if other in later.never_after:
+        return f"{name} cannot come after {other}: {later.never_after[other]}"
+    if earlier.stage > later.until:
+        return (
+            f"{name} cannot come after {other}, which has fixed {earlier.stage.fixes}, because it would undo that: "
+            f"move {name} before it"
+        )
+    return None
+
+
+def allowed_before(step: type[Step]) -> list[str]:
+    """Names of the steps that may come anywhere before this one."""
+    return [name for name, earlier in STEPS.items() if why_not_after(step, earlier) is None]
+
+
 def check_order(recipe: list[AnyStep]) -> None:
     """Raise IllegalOrderError unless every step may come after all those before it."""
     for index, later in enumerate(recipe):
         for earlier in recipe[:index]:
-            if earlier.step not in later.after:
-                allowed = ", ".join(sorted(later.after)) or "nothing"
-                raise IllegalOrderError(
-                    index, f"{later.step} cannot come after {earlier.step}; it may come after: {allowed}"
-                )
+            reason = why_not_after(type(later), type(earlier))
+            if reason is not None:
+                raise IllegalOrderError(index, reason)
 
 
-__all__ = ["STEPS", "AnyStep", "Data", "IllegalOrderError", "LayerSelection", "Step", "check_order"]
+__all__ = [
+    "STEPS",
+    "AnyStep",
+    "Data",
+    "IllegalOrderError",
+    "LayerSelection",
+    "Stage",
+    "Step",
+    "allowed_before",
+    "check_order",
+]

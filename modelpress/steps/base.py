@@ -1,8 +1,8 @@
 """What every step of the catalogue declares: its options, the data it needs and what may come before it."""
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,34 @@ class Data(StrEnum):
     """Training inputs; labels are not looked at."""
     TRAIN = "train"
     """Training inputs with labels."""
+
+
+class Stage(IntEnum):
+    """What a step fixes. A recipe goes from shapes to stored forms; training may stand anywhere."""
+
+    TRAINING = 0
+    """Nothing: values change, whatever form they have is kept."""
+    STRUCTURE = 1
+    """The shapes of layers, and which there are."""
+    ZEROS = 2
+    """Which weights are zero."""
+    VALUES = 3
+    """Which few values a weight can have."""
+    STORAGE = 4
+    """How weights are stored, and on which grids the runtime computes."""
+    INTERFACE = 5
+    """What the model takes and answers."""
+
+    @property
+    def fixes(self) -> str:
+        return (
+            "nothing",
+            "the shapes of the layers",
+            "which weights are zero",
+            "which values the weights can have",
+            "how the weights are stored and computed with",
+            "what the model takes and answers",
+        )[self]
 
 
 class LayerSelection(BaseModel):
@@ -39,10 +67,21 @@ class Step(BaseModel):
     step: str
 
     needs: ClassVar[Data] = Data.NONE
-    after: ClassVar[frozenset[str]] = frozenset()
-    """Names of the steps that may come anywhere before this one in a recipe."""
+    synthetic: ClassVar[bool] = False
+    """Made-up inputs stand in where there are no data; the report says so."""
+    stage: ClassVar[Stage]
+    """What it fixes: later steps must be able to keep that."""
+    until: ClassVar[Stage]
+    """It works on, and keeps, what steps of all stages up to this one have fixed; by default its own."""
+    never_after: ClassVar[dict[str, str]] = {}
+    """Steps that the stages would allow before this one, and why they cannot come there."""
     paper: ClassVar[str] = ""
     """Where the technique was published."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if hasattr(cls, "stage") and not hasattr(cls, "until"):
+            cls.until = cls.stage
 
     def data_needed(self) -> Data:
         """The least data this step needs with these options."""

@@ -2,7 +2,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from modelpress.steps.base import Data, LayerSelection, Step
+from modelpress.steps.base import Data, LayerSelection, Stage, Step
 
 Importance = Literal["auto", "l1", "l2", "taylor", "geometric_median", "batch_norm_scale", "random"]
 Kind = Literal["channels", "neurons", "heads", "hidden_units"]
@@ -53,9 +53,8 @@ class ChannelPruning(Step):
     layers: LayerSelection = LayerSelection()
 
     needs: ClassVar[Data] = Data.NONE
-    after: ClassVar[frozenset[str]] = frozenset(
-        {"channel_pruning", "depth_pruning", "magnitude_pruning", "distillation", "fine_tuning"}
-    )
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+    until: ClassVar[Stage] = Stage.ZEROS
     paper: ClassVar[str] = (
         "Li et al., 2017, arXiv:1608.08710; Fang et al., 2023, arXiv:2301.12900; Molchanov et al., 2019, "
         "arXiv:1906.10771; He et al., 2019, arXiv:1811.00250; Liu et al., 2017, arXiv:1708.06519; "

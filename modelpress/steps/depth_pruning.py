@@ -2,7 +2,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from modelpress.steps.base import Data, LayerSelection, Step
+from modelpress.steps.base import Data, LayerSelection, Stage, Step
 
 QUARTER = 0.25
 
@@ -28,9 +28,8 @@ class DepthPruning(Step):
     layers: LayerSelection = LayerSelection()
 
     needs: ClassVar[Data] = Data.CALIBRATE
-    after: ClassVar[frozenset[str]] = frozenset(
-        {"channel_pruning", "depth_pruning", "magnitude_pruning", "distillation", "fine_tuning"}
-    )
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+    until: ClassVar[Stage] = Stage.ZEROS
     paper: ClassVar[str] = "Veit et al., 2016, arXiv:1605.06431; Men et al., 2024, arXiv:2403.03853"
 
     @model_validator(mode="after")

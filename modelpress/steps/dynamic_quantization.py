@@ -2,7 +2,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from modelpress.steps.base import Data, LayerSelection, Step
+from modelpress.steps.base import Data, LayerSelection, Stage, Step
 
 
 class DynamicQuantization(Step):
@@ -23,7 +23,9 @@ class DynamicQuantization(Step):
     layers: LayerSelection = LayerSelection()
 
     needs: ClassVar[Data] = Data.NONE
-    after: ClassVar[frozenset[str]] = frozenset(
-        {"channel_pruning", "depth_pruning", "magnitude_pruning", "distillation", "fine_tuning", "static_quantization"}
-    )
+    stage: ClassVar[Stage] = Stage.STORAGE
+    never_after: ClassVar[dict[str, str]] = {
+        "dynamic_quantization": "its layers are in 8 bits already; one step with a wider selection does both",
+        "half_precision": "weights that were rounded to 16 bits gain nothing by that: put half_precision last",
+    }
     paper: ClassVar[str] = "Jacob et al., 2018, arXiv:1712.05877"

@@ -10,16 +10,4 @@ class FineTuning(TrainingStep):
     step: Literal["fine_tuning"] = "fine_tuning"
 
     needs: ClassVar[Data] = Data.TRAIN
-    after: ClassVar[frozenset[str]] = frozenset(
-        {
-            "channel_pruning",
-            "depth_pruning",
-            "magnitude_pruning",
-            "distillation",
-            "fine_tuning",
-            "static_quantization",
-            "dynamic_quantization",
-            "half_precision",
-        }
-    )
     paper: ClassVar[str] = "Han et al., 2015, arXiv:1506.02626"

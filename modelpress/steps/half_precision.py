@@ -2,7 +2,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from modelpress.steps.base import Data, LayerSelection, Step
+from modelpress.steps.base import Data, LayerSelection, Stage, Step
 
 
 class HalfPrecision(Step):
@@ -15,15 +15,5 @@ class HalfPrecision(Step):
     layers: LayerSelection = LayerSelection()
 
     needs: ClassVar[Data] = Data.NONE
-    after: ClassVar[frozenset[str]] = frozenset(
-        {
-            "channel_pruning",
-            "depth_pruning",
-            "magnitude_pruning",
-            "distillation",
-            "fine_tuning",
-            "static_quantization",
-            "dynamic_quantization",
-        }
-    )
+    stage: ClassVar[Stage] = Stage.STORAGE
     paper: ClassVar[str] = "Micikevicius et al., 2018, arXiv:1710.03740"

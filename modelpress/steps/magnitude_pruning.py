@@ -2,7 +2,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from modelpress.steps.base import Data, LayerSelection, Step
+from modelpress.steps.base import Data, LayerSelection, Stage, Step
 
 
 class MagnitudePruning(Step):
@@ -24,9 +24,7 @@ class MagnitudePruning(Step):
     layers: LayerSelection = LayerSelection()
 
     needs: ClassVar[Data] = Data.NONE
-    after: ClassVar[frozenset[str]] = frozenset(
-        {"channel_pruning", "depth_pruning", "magnitude_pruning", "distillation", "fine_tuning"}
-    )
+    stage: ClassVar[Stage] = Stage.ZEROS
     paper: ClassVar[str] = "Han et al., 2015, arXiv:1506.02626; Zhu & Gupta, 2017, arXiv:1710.01878"
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from modelpress.steps.base import Data, LayerSelection, Step
+from modelpress.steps.base import Data, LayerSelection, Stage, Step
 
 
 class StaticQuantization(Step):
@@ -25,9 +25,13 @@ class StaticQuantization(Step):
     layers: LayerSelection = LayerSelection()
 
     needs: ClassVar[Data] = Data.CALIBRATE
-    after: ClassVar[frozenset[str]] = frozenset(
-        {"channel_pruning", "depth_pruning", "magnitude_pruning", "distillation", "fine_tuning"}
-    )
+    synthetic: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.STORAGE
+    never_after: ClassVar[dict[str, str]] = {
+        "static_quantization": "its activations are on grids already",
+        "dynamic_quantization": "its layers compute in integers already; exclude layers from the first instead",
+        "half_precision": "weights that were rounded to 16 bits gain nothing by that: put half_precision last",
+    }
     paper: ClassVar[str] = (
         "Jacob et al., 2018, arXiv:1712.05877; Nagel et al., 2019, arXiv:1906.04721; "
         "Nagel et al., 2020, arXiv:2004.10568; Xiao et al., 2023, arXiv:2211.10438"

@@ -1,8 +1,10 @@
 """The options that every step with a training loop shares."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
-from modelpress.steps.base import Step
+from modelpress.steps.base import Data, Stage, Step
 
 
 class TrainingStep(Step):
@@ -19,3 +21,20 @@ class TrainingStep(Step):
     validation: float = Field(
         0.1, ge=0, lt=1, description="share of the training data held out, to keep the best weights by"
     )
+
+    stage: ClassVar[Stage] = Stage.TRAINING
+    until: ClassVar[Stage] = Stage.STORAGE
+
+
+class TaughtStep(TrainingStep):
+    """Trains the graph to answer as the teacher does, with or without labels."""
+
+    temperature: float = Field(2.0, gt=0, le=100, description="softens the outputs of a classifier")
+    label_weight: float = Field(
+        0.0, ge=0, le=1, description="share of the loss that comes from the labels, where the data has them"
+    )
+    features: bool = Field(
+        False, description="match inner results of layers with the same name too, with automatic projections"
+    )
+
+    needs: ClassVar[Data] = Data.UNLABELLED

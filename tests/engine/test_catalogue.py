@@ -35,7 +35,7 @@ def test_the_step_has_one_function_in_the_module_of_its_name(name, step):
     module = importlib.import_module(f"workers.engine.steps.{name}")
     assert APPLY[step].__module__ == module.__name__
     assert step.__doc__ or step.model_fields
-    assert step.after <= STEPS.keys()
+    assert step.never_after.keys() <= STEPS.keys()
 
 
 @pytest.mark.slow

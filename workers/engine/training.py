@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from modelpress.steps.training import TrainingStep
 from workers.engine.batching import Batch, batch_of, fixed_batch, training_data, whole
-from workers.engine.context import Batches, Context
+from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
 
@@ -52,6 +52,19 @@ class Objective(Protocol):
 
     def parameters(self) -> list[nn.Parameter]:
         """What is trained beside the model and thrown away afterwards."""
+
+
+class Schedule(Protocol):
+    """What changes the graph while it is trained, as gradual pruning does."""
+
+    def advance(self, fraction: float) -> None:
+        """Called before every update, and once more, with 1, before the last judgement of a training.
+
+        `fraction` (0 to 1) only grows; parameters may change in place, and must not be replaced by others.
+        """
+
+    def settled(self, fraction: float) -> bool:
+        """Whether the graph has its final form by now: only weights from then on can be the result."""
 
 
 @dataclass
@@ -87,12 +100,14 @@ class Outcome:
         return {"updates": float(self.steps)} | held_out | {f"validation_{k}": v for k, v in self.figures.items()}
 
 
-def train(graph: Graph, objective: Objective, options: TrainingStep, context: Context) -> Outcome:
+def train(
+    graph: Graph, objective: Objective, options: TrainingStep, context: Context, schedule: Schedule | None = None
+) -> Outcome:
     """Train the graph in place; it is on `context.device` and comes back in eval mode.
 
     Raises StepError without training data, without memory, and where the loss stops being a number.
     """
-    training = _Training(graph, objective, options, context, training_data(context))
+    training = _Training(graph, objective, options, context, schedule)
     try:
         return training.run()
     except torch.OutOfMemoryError as error:
@@ -101,9 +116,16 @@ def train(graph: Graph, objective: Objective, options: TrainingStep, context: Co
 
 class _Training:
     def __init__(
-        self, graph: Graph, objective: Objective, options: TrainingStep, context: Context, data: Batches
+        self,
+        graph: Graph,
+        objective: Objective,
+        options: TrainingStep,
+        context: Context,
+        schedule: Schedule | None,
     ) -> None:
-        self.graph, self.objective, self.options, self.context, self.data = graph, objective, options, context, data
+        self.graph, self.objective, self.options, self.context = graph, objective, options, context
+        self.schedule, self.data = schedule, training_data(context)
+        data = self.data
         self.order = torch.Generator().manual_seed(context.seed)
         shuffled = torch.randperm(data.examples, generator=self.order)
         self.size = fixed_batch(graph, context)
@@ -119,6 +141,7 @@ class _Training:
         self.total = self.batches * self.epochs
         self.outcome = Outcome(held_out=held)
         self.best: dict[str, Tensor] | None = None
+        self.finished = False
 
     def run(self) -> Outcome:
         module = self.graph.module
@@ -150,6 +173,8 @@ class _Training:
         for epoch in range(self.epochs):
             for indices in self._shuffled():
                 self._train_mode()
+                if self.schedule is not None:
+                    self.schedule.advance(self._fraction())
                 rate = self.options.learning_rate * one_cycle(self._fraction())
                 for group in optimizer.param_groups:
                     group["lr"] = rate
@@ -160,6 +185,9 @@ class _Training:
                 if self.outcome.out_of_time:
                     break
             self.outcome.epochs = self.outcome.steps / self.batches
+            if self.schedule is not None and (self.outcome.out_of_time or epoch + 1 == self.epochs):
+                self.schedule.advance(1.0)
+                self.finished = True
             self._validate(epoch + 1)
             if self.outcome.out_of_time:
                 break
@@ -209,6 +237,8 @@ class _Training:
         if epoch == 0:
             self.outcome.started_at = loss
         loss = math.inf if math.isnan(loss) else loss
+        if self.schedule is not None and not (self.finished or self.schedule.settled(self._fraction())):
+            return time.monotonic() - began
         if loss < self.outcome.loss or self.best is None:
             self.outcome.loss, self.outcome.figures, self.outcome.kept_start = loss, figures, epoch == 0
             self.best = {name: value.clone() for name, value in self.graph.module.state_dict().items()}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modelpress.steps.distillation import Distillation
+from modelpress.steps.training import TaughtStep
 from workers.engine.batching import Batch, answers, fixed_batch, labels_of, on_device, probe_of, training_data
 from workers.engine.context import Context
 from workers.engine.errors import StepError
@@ -27,7 +28,7 @@ from workers.engine.losses import (
 )
 from workers.engine.steps import applies
 from workers.engine.teaching import Teacher
-from workers.engine.training import Outcome, train
+from workers.engine.training import Outcome, Schedule, train
 
 
 @applies(Distillation)
@@ -38,8 +39,11 @@ def distillation(step: Distillation, graph: Graph, context: Context) -> Graph:
     return graph
 
 
-def distil(step: Distillation, graph: Graph, context: Context) -> Outcome:
-    """Train the graph in place. Raises StepError where there is nothing to train on, or no output to train by."""
+def distil(step: TaughtStep, graph: Graph, context: Context, schedule: Schedule | None = None) -> Outcome:
+    """Train the graph in place, while a schedule changes it.
+
+    Raises StepError where there is nothing to train on, or no output to train by.
+    """
     data = training_data(context)
     if step.label_weight and not data.labelled:
         raise StepError("label_weight needs labels and the training data has none: leave it out, or name the labels")
@@ -60,7 +64,7 @@ def distil(step: Distillation, graph: Graph, context: Context) -> Outcome:
             few = tuple(x[: size or 2] if x.ndim else x for x in probe.inputs)
             features = stack.enter_context(FeatureMatching(graph, teacher.graph, few))
             context.notes.append(f"the inner results of {features.layers} layers were matched too")
-        return train(graph, Imitation(step, context, teacher, features, probe, size), step, context)
+        return train(graph, Imitation(step, context, teacher, features, probe, size), step, context, schedule)
 
 
 class Imitation:
@@ -68,7 +72,7 @@ class Imitation:
 
     def __init__(
         self,
-        step: Distillation,
+        step: TaughtStep,
         context: Context,
         teacher: Teacher,
         features: FeatureMatching | None,
