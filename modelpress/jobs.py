@@ -9,6 +9,9 @@ from modelpress.steps import AnyStep
 
 Format = Literal["onnx", "pt2", "safetensors", "packed"]
 """Of results; each has a writer of its name in `workers/engine/writers`."""
+Extra = Literal["ticket"]
+"""Models that a step gives beside its result, as ONNX files of their own. In the alphabet they come after all formats,
+because a model's first file is the one that stands for it."""
 Runtime = Literal["auto", "cpu-avx2", "cpu-vnni", "cpu-arm", "cuda"]
 TaskKind = Literal["classification", "regression", "none"]
 Metric = Literal["accuracy", "top5_accuracy", "f1", "mse", "mae", "correlation", "cosine"]

@@ -98,6 +98,9 @@ class StepReport(Strict):
     seconds: float
     notes: tuple[str, ...] = ()
     metrics: dict[str, float] = Field(default_factory=dict)
+    series: dict[str, tuple[float | None, ...]] = Field(
+        default_factory=dict, description="figures that a step measured again and again, such as after each round"
+    )
 
 
 class TargetOutcome(Strict):

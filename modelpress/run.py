@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from modelpress.jobs import Format, JobData, Progress, Recipe, Strict
+from modelpress.jobs import Extra, Format, JobData, Progress, Recipe, Strict
 from modelpress.models import DatasetSpec, ModelSpec
 from modelpress.report import Report
 
@@ -68,7 +68,7 @@ class RunError(Strict):
 
 
 class ResultFile(Strict):
-    format: Format
+    format: Format | Extra
     path: str
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -13,11 +13,14 @@ from uuid6 import uuid7
 
 from app.db.tables import Dataset, Job, Model, ModelFile
 from app.storage.base import BlobWriter
+from modelpress.jobs import Extra
 from modelpress.models import DatasetSpec, ModelSpec
 from modelpress.report import Report
 from modelpress.run import ResultFile
 from workers import transitions
 from workers.ownership import Ownership
+
+EXTRAS = get_args(Extra)
 
 
 def finish_compression(
@@ -49,6 +52,8 @@ def finish_compression(
         session.flush()
         for file, writer in files:
             suffix = PurePath(file.path).suffix
+            if file.format in EXTRAS:
+                suffix = f".{file.format}{suffix}"  # in a folder of downloads it must not take the result's place
             session.add(
                 ModelFile(model_id=result.id, format=file.format, suffix=suffix, blob_id=writer.publish(session))
             )

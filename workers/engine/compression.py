@@ -33,6 +33,7 @@ class Made:
     original: Subject
     result: Subject
     files: tuple[ResultFile, ...]
+    extras: tuple[ResultFile, ...]
     model: ModelSpec
     layers: tuple[LayerReport, ...]
     steps: tuple[StepReport, ...]
@@ -49,7 +50,7 @@ def compress(spec: Compress, run_dir: Path, emit: Callable[[Event], None]) -> Ru
     figures = measure(made.original, made.result, made.data, made.conditions, reporter.progress)
     return RunResult(
         model=made.model,
-        files=made.files,
+        files=(*made.files, *made.extras),
         report=_report(spec, run_dir, made, figures, reporter),
     )
 
@@ -64,12 +65,13 @@ def _make(spec: Compress, run_dir: Path, reporter: Reporter) -> Made:
     reporter.begin(len(recipe) + 1)
     original.module.cpu()
     applied.graph.module.cpu()
-    delivery = deliver(applied.graph, spec, run_dir, prepared.checked, reporter)
+    delivery = deliver(applied.graph, applied.extras, spec, run_dir, prepared.checked, reporter)
     names, held = signature(applied.graph), stats(applied.graph)
     return Made(
         original=Subject(prepared.file, prepared.file, stats(original)),
         result=Subject(delivery.measured, run_dir / delivery.files[0].path, held),
         files=delivery.files,
+        extras=delivery.extras,
         model=ModelSpec(format=delivery.files[0].format, signature=names, stats=held, notes=tuple(applied.graph.notes)),
         layers=layer_table(original, applied.graph, applied.untouched),
         steps=tuple(applied.steps),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from modelpress.jobs import Runtime, TaskKind
+from modelpress.jobs import Extra, Runtime, TaskKind
+from workers.engine.graph import Graph
 
 
 class Batches(Protocol):
@@ -56,5 +58,15 @@ class Context:
     warnings: list[str] = field(default_factory=list)
     """What the user should know before using the result: an option that had no effect, for one."""
     figures: dict[str, float] = field(default_factory=dict)
+    series: dict[str, list[float]] = field(default_factory=dict)
+    """Figures that come again and again, such as the accuracy after each round, in their order; for the report."""
+    extras: dict[Extra, Graph] = field(default_factory=dict)
+    """Models that are given out beside the result. They are a step's own copies, which nobody changes afterwards."""
     untouched: dict[str, str] = field(default_factory=dict)
     """Layer name: why the step left it alone."""
+    checkpoints: Path | None = None
+    """A folder for this step alone that outlives the attempt at the job; None where nothing would come back to it.
+
+    It holds what the same step of an earlier attempt has left, or nothing; it is read as hostile input.
+    Files appear in it by renaming, and only the newest few are kept.
+    """

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelpress.jobs import Format
+from modelpress.jobs import Extra, Format
 from modelpress.run import Compress, ResultFile
 from workers.engine.errors import EngineError, InvalidModelError, UnsupportedModelError, UnusableResultError
 from workers.engine.graph import Graph
@@ -34,6 +34,8 @@ class Delivery:
     """The ONNX file."""
     files: tuple[ResultFile, ...]
     """In the order of the formats asked for."""
+    extras: tuple[ResultFile, ...]
+    """What steps give beside the result, in ONNX."""
 
 
 def check_formats(original: Graph, formats: Sequence[Format], run_dir: Path) -> None:
@@ -55,7 +57,14 @@ def check_formats(original: Graph, formats: Sequence[Format], run_dir: Path) -> 
             trial.unlink(missing_ok=True)
 
 
-def deliver(graph: Graph, spec: Compress, run_dir: Path, checked: Checked | None, reporter: Reporter) -> Delivery:
+def deliver(
+    graph: Graph,
+    extras: Mapping[Extra, Graph],
+    spec: Compress,
+    run_dir: Path,
+    checked: Checked | None,
+    reporter: Reporter,
+) -> Delivery:
     """Write all of them. What the steps have made of the graph may be more than a format can hold: that is warned of,
     and ONNX, which holds everything, stands in where nothing else is left.
 
@@ -84,7 +93,15 @@ def deliver(graph: Graph, spec: Compress, run_dir: Path, checked: Checked | None
     if not wanted:
         reporter.warn("the result is given as onnx instead")
         wanted = [MEASURED]
-    return Delivery(measured, tuple(ResultFile(format=name, path=f"out/{given[name].name}") for name in wanted))
+    files = tuple(ResultFile(format=name, path=f"out/{given[name].name}") for name in wanted)
+    return Delivery(measured, files, tuple(_write_extra(name, extra, run_dir) for name, extra in extras.items()))
+
+
+def _write_extra(name: Extra, graph: Graph, run_dir: Path) -> ResultFile:
+    path = f"out/{name}.onnx"
+    graph.module.cpu()
+    write_model(graph, MEASURED, run_dir / path)
+    return ResultFile(format=name, path=path)
 
 
 def _check_measured(graph: Graph, measured: Path, checked: Checked, threads: int, reporter: Reporter) -> None:

@@ -7,7 +7,9 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from modelpress.jobs import Extra
 from modelpress.report import StepReport
 from modelpress.steps import STEPS, AnyStep, Data, IllegalOrderError, Step, check_order
 from workers.engine.context import Context
@@ -24,6 +26,7 @@ class Applied:
     steps: list[StepReport] = field(default_factory=list)
     untouched: dict[str, str] = field(default_factory=dict)
     """Layer name: which steps left it alone, and why."""
+    extras: dict[Extra, Graph] = field(default_factory=dict)
 
 
 def load_steps() -> None:
@@ -55,7 +58,16 @@ def apply_recipe(recipe: Sequence[Step], graph: Graph, context: Context, reporte
         for pattern in idle_patterns(step, applied.graph):
             reporter.warn(f"{step.step}: the pattern {pattern!r} matches the name of no layer")
         own = replace(
-            context, notes=[], warnings=[], figures={}, untouched={}, progress=reporter.progress, metric=reporter.metric
+            context,
+            notes=[],
+            warnings=[],
+            figures={},
+            series={},
+            extras={},
+            untouched={},
+            checkpoints=_folder(context.checkpoints, index),
+            progress=reporter.progress,
+            metric=reporter.metric,
         )
         began = time.monotonic()
         applied.graph = APPLY[type(step)](step, applied.graph, own)
@@ -64,13 +76,32 @@ def apply_recipe(recipe: Sequence[Step], graph: Graph, context: Context, reporte
             reporter.warn(f"{step.step}: {warning}")
         applied.steps.append(
             StepReport(
-                step=step.step, seconds=time.monotonic() - began, notes=tuple(own.notes), metrics=_finite(own.figures)
+                step=step.step,
+                seconds=time.monotonic() - began,
+                notes=tuple(own.notes),
+                metrics=_finite(own.figures),
+                series={name: _gaps(values) for name, values in own.series.items()},
             )
         )
+        applied.extras |= own.extras
         for layer, why in own.untouched.items():
             said = f"{step.step}: {why}"
             applied.untouched[layer] = "; ".join(filter(None, (applied.untouched.get(layer), said)))
     return applied
+
+
+def _folder(checkpoints: Path | None, index: int) -> Path | None:
+    """Of the step at this place of the recipe."""
+    if checkpoints is None:
+        return None
+    own = checkpoints / str(index)
+    own.mkdir(exist_ok=True)
+    return own
+
+
+def _gaps(values: Sequence[float]) -> tuple[float | None, ...]:
+    """The same, with None for what JSON has not, so that every value keeps its place."""
+    return tuple(value if math.isfinite(value) else None for value in values)
 
 
 def _finite(figures: dict[str, float]) -> dict[str, float]:
