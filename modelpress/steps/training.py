@@ -21,6 +21,12 @@ class TrainingStep(Step):
     validation: float = Field(
         0.1, ge=0, lt=1, description="share of the training data held out, to keep the best weights by"
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="stop after this many epochs in which the held-out loss has not fallen; never by default",
+    )
 
     stage: ClassVar[Stage] = Stage.TRAINING
     until: ClassVar[Stage] = Stage.STORAGE
@@ -34,7 +40,16 @@ class TaughtStep(TrainingStep):
         0.0, ge=0, le=1, description="share of the loss that comes from the labels, where the data has them"
     )
     features: bool = Field(
-        False, description="match inner results of layers with the same name too, with automatic projections"
+        False,
+        description="match the inner results of layers too, by name or by depth, with automatic projections",
+    )
+    attention: bool = Field(
+        False,
+        description="match where the teacher looks too: the attention of transformers, or else the places of an image "
+        "at which convolutions answer most",
     )
 
     needs: ClassVar[Data] = Data.UNLABELLED
+
+    def reads_labels(self) -> bool:
+        return self.label_weight > 0 and self.data_needed() is not Data.NONE

@@ -7,6 +7,8 @@ where the map has none), so that fine-tuning and distillation train what is ther
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +24,8 @@ class Constraint(nn.Module):
 
     bits: float = 32.0
     """Bits a stored value takes once the writers have encoded it."""
+    rates: Mapping[str, float] = MappingProxyType({})
+    """Own parameters that learn at another pace than the weights: name, and the factor of the learning rate."""
 
     def forward(self, weight: Tensor) -> Tensor:  # noqa: ARG002 (of every constraint)
         raise TypeError(type(self).__name__)

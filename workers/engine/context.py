@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -70,3 +71,5 @@ class Context:
     It holds what the same step of an earlier attempt has left, or nothing; it is read as hostile input.
     Files appear in it by renaming, and only the newest few are kept.
     """
+    trainings: Iterator[int] = field(default_factory=itertools.count)
+    """Numbers the trainings of a recipe, as steps may train more than once; copies of a context count on together."""
