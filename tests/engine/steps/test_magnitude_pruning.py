@@ -8,7 +8,7 @@ from modelpress.steps import MagnitudePruning
 from tests.engine.quantization.nets import net
 from tests.engine.steps.nets import KINDS, accuracy, apply, context_for, share_of_zeros, trained, weights, zeros
 from workers.engine.errors import StepError
-from workers.engine.steps.magnitude_pruning import without_smallest
+from workers.engine.sparsity import CHANGES, RAMP, Gradually, without_smallest
 
 
 def total(graph):
@@ -56,20 +56,21 @@ def test_no_layer_loses_everything_to_a_common_threshold():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_of_four_along_the_inputs(kind):
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8)])
+def test_n_of_m_along_the_inputs(kind, n, m):
     context = context_for(kind)
     before = weights(trained(kind))
-    graph = apply(trained(kind), context, {"step": "magnitude_pruning", "pattern": "2:4"})
+    graph = apply(trained(kind), context, {"step": "magnitude_pruning", "pattern": f"{n}:{m}"})
     for name, weight in weights(graph).items():
         layer = name.rsplit(".", 1)[0]
         axis = 2 if "weight_" in name else 1
-        if weight.shape[axis] % 4:
-            assert "fours" in context.untouched[layer]
+        if weight.shape[axis] % m:
+            assert f"a multiple of {m} inputs" in context.untouched[layer]
             assert torch.equal(weight, before[name])
             continue
-        groups = weight.movedim(axis, -1).unflatten(-1, (-1, 4))
-        assert ((groups == 0).sum(-1) == 2).all(), name
-        largest = before[name].movedim(axis, -1).unflatten(-1, (-1, 4)).abs().topk(2, -1).values.sum(-1)
+        groups = weight.movedim(axis, -1).unflatten(-1, (-1, m))
+        assert ((groups == 0).sum(-1) == m - n).all(), name
+        largest = before[name].movedim(axis, -1).unflatten(-1, (-1, m)).abs().topk(n, -1).values.sum(-1)
         torch.testing.assert_close(groups.abs().sum(-1), largest)
 
 
@@ -77,7 +78,9 @@ def test_pruning_again_counts_the_zeros_that_are_there():
     context = context_for("convolutional")
     half = apply(trained("convolutional"), context, {"step": "magnitude_pruning", "sparsity": 0.5})
     first = zeros(half)
+    assert not context.warnings
     assert share_of_zeros(apply(half.copy(), context, {"step": "magnitude_pruning", "sparsity": 0.3})) == 0.5
+    assert "50.00% of these weights were zero already" in context.warnings.pop()
     more = apply(half, context, {"step": "magnitude_pruning", "sparsity": 0.8})
     assert share_of_zeros(more) == pytest.approx(0.8, abs=1e-3)
     assert all((zeros(more)[name] | ~zero).all() for name, zero in first.items())
@@ -104,24 +107,73 @@ def test_the_cubic_schedule_reaches_its_sparsity_and_does_better_than_one_shot(k
     told = []
     context = context_for(kind, train="unlabelled", progress=lambda fraction, message: told.append((fraction, message)))
     at_once = apply(trained(kind), context, step)
-    graph = apply(trained(kind), context, step | {"schedule": "cubic", "rounds": 3, "epochs": 2})
+    graph = apply(trained(kind), context, step | {"schedule": "cubic", "epochs": 6, "learning_rate": 3e-3})
     assert share_of_zeros(graph) == pytest.approx(0.85, abs=1e-3)
     assert accuracy(graph, kind) > accuracy(at_once, kind)
     assert [fraction for fraction, _ in told] == sorted(fraction for fraction, _ in told)
-    assert "round 3 of 3" in context.notes[-2] or "3 rounds" in context.notes[-2]
+    assert any("held-out loss" in note for note in context.notes)
+    assert context.figures["updates"] > 60
 
 
-def test_two_of_four_can_be_reached_gradually():
+def test_the_schedule_prunes_fast_at_first_and_is_done_before_the_training_is():
+    shares = []
+    schedule = Gradually(0.2, 0.9, shares.append)
+    for update in range(1000):
+        schedule.advance(update / 1000)
+        assert schedule.settled(update / 1000) == (update >= RAMP * 1000)
+    schedule.advance(1.0)
+    assert shares == sorted(shares)
+    assert shares[0] == pytest.approx(0.2)
+    assert shares[-1] == 0.9
+    assert shares[len(shares) // 2] > 0.2 + 0.8 * (0.9 - 0.2)
+    assert RAMP * CHANGES / 2 < len(shares) <= RAMP * CHANGES + 1
+
+
+def test_a_training_that_is_cut_short_still_reaches_its_sparsity():
+    context = context_for("convolutional", train="unlabelled")
+    step = {"step": "magnitude_pruning", "sparsity": 0.8, "schedule": "cubic", "epochs": 500, "seconds": 0.3}
+    graph = apply(trained("convolutional"), context, step)
+    assert share_of_zeros(graph) == pytest.approx(0.8, abs=1e-3)
+    assert any("stopped by the time limit" in note for note in context.notes)
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "1:4"])
+def test_n_of_m_can_be_reached_gradually(pattern):
     context = context_for("attention", train="unlabelled")
-    step = {"step": "magnitude_pruning", "pattern": "2:4", "schedule": "cubic", "rounds": 2}
+    step = {"step": "magnitude_pruning", "pattern": pattern, "schedule": "cubic", "epochs": 2}
     graph = apply(trained("attention"), context, step)
+    n, m = map(int, pattern.split(":"))
     for weight in weights(graph).values():
-        assert ((weight.unflatten(1, (-1, 4)) == 0).sum(-1) == 2).all()
+        assert ((weight.unflatten(1, (-1, m)) == 0).sum(-1) == m - n).all()
 
 
-def test_two_of_four_has_one_sparsity():
-    with pytest.raises(ValidationError, match="half of the weights"):
+def test_a_mask_outlives_training_and_a_copy():
+    context = context_for("recurrent", train="unlabelled")
+    step = {"step": "magnitude_pruning", "sparsity": 0.8, "schedule": "cubic", "epochs": 1}
+    graph = apply(trained("recurrent"), context, step)
+    before = zeros(graph)
+    later = apply(graph.copy(), context, {"step": "distillation", "epochs": 1})
+    assert not torch.equal(weights(later)["head.weight"], weights(graph)["head.weight"])
+    for name, zero in zeros(later).items():
+        assert torch.equal(zero, before[name])
+
+
+def test_a_pattern_says_the_sparsity():
+    assert MagnitudePruning(pattern="1:4").share == 0.75
+    assert MagnitudePruning(pattern="2:4", sparsity=0.5).share == 0.5
+    assert MagnitudePruning().share == 0.5
+    with pytest.raises(ValidationError, match=r"always zeroes 0\.5 of the weights"):
         MagnitudePruning(pattern="2:4", sparsity=0.7)
+    with pytest.raises(ValidationError, match="n has to be less than m"):
+        MagnitudePruning(pattern="4:4")
+    with pytest.raises(ValidationError, match="pattern"):
+        MagnitudePruning(pattern="two of four")
+
+
+def test_options_of_the_training_have_no_effect_without_one():
+    context = context_for("convolutional")
+    apply(trained("convolutional"), context, {"step": "magnitude_pruning", "sparsity": 0.5, "epochs": 3})
+    assert context.warnings == ["epochs had no effect: only the cubic schedule trains"]
 
 
 def test_tied_weights_are_counted_once_and_masked_alike():
