@@ -7,7 +7,7 @@ from uuid import UUID
 from app.jobs.prediction import predict
 from app.jobs.schemas import JobRequest, Plan, StepPlan, Use
 from app.problems import FieldError, Invalid
-from modelpress.jobs import Format, Task, TaskKind
+from modelpress.jobs import Task, TaskKind
 from modelpress.matching import (
     MismatchError,
     check_labels,
@@ -22,10 +22,8 @@ from modelpress.matching import (
 )
 from modelpress.models import DatasetSpec, ModelSpec
 from modelpress.steps import Data, IllegalOrderError, check_order
-from modelpress.steps.distillation import Distillation
 
 USES: tuple[Use, ...] = ("train", "calibrate", "evaluate")
-CANNOT_HOLD: dict[str, tuple[Format, ...]] = {"static_quantization": ("pt2", "safetensors")}
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,9 @@ def make_plan(request: JobRequest, material: Material) -> Plan:
     for step in request.recipe:
         use = _use(request, step.data_needed())
         dataset = getattr(request.data, use) if use else None
-        steps.append(StepPlan(step=step, needs=step.data_needed(), uses=use, dataset=dataset))
-    prediction = predict(material.model, material.model_bytes, request.recipe)
+        made_up = use is None and step.makes_up()
+        steps.append(StepPlan(step=step, needs=step.data_needed(), uses=use, dataset=dataset, made_up=made_up))
+    prediction = predict(material.model, material.model_bytes, request.recipe, request.formats[0])
     return Plan(resolved_recipe=request.recipe, steps=steps, task=task, prediction=prediction)
 
 
@@ -63,11 +62,11 @@ def _order(request: JobRequest) -> Iterator[FieldError]:
 
 def _data_needed(request: JobRequest) -> Iterator[FieldError]:
     for index, step in enumerate(request.recipe):
-        needs = step.data_needed()
+        needs = Data.TRAIN if step.reads_labels() else step.data_needed()
         if needs is Data.TRAIN and request.task.kind == "none":
             yield FieldError(pointer="/task/kind", detail=unread_labels(step.step))
             continue
-        if needs is Data.NONE or _use(request, needs):
+        if needs is Data.NONE or step.makes_up() or _use(request, needs):
             continue
         send = {
             Data.CALIBRATE: "needs some inputs to calibrate on: send data.calibrate (or data.train), without labels",
@@ -128,11 +127,11 @@ def _fit(request: JobRequest, material: Material) -> tuple[Task, list[FieldError
 def _who_needs_labels(request: JobRequest, use: Use) -> str | None:
     if use == "evaluate" and request.task.label is not None:
         return "measuring by labels"
-    for step in request.recipe:
-        weighs = isinstance(step, Distillation) and step.label_weight > 0
-        if use == "train" and (weighs or step.data_needed() is Data.TRAIN):
-            return f"{step.step} with label_weight" if weighs else step.step
-    return None
+    readers = (step for step in request.recipe if use == "train" and step.reads_labels())
+    step = next(readers, None)
+    if step is None:
+        return None
+    return step.step if step.data_needed() is Data.TRAIN else f"{step.step} with label_weight"
 
 
 def _no_labels(use: Use, needed_by: str, task: Task, dataset: DatasetSpec) -> FieldError:
@@ -157,8 +156,8 @@ def _formats(request: JobRequest) -> Iterator[FieldError]:
     """What the steps make of any model and a format cannot hold."""
     for step in request.recipe:
         for index, name in enumerate(request.formats):
-            if name in CANNOT_HOLD.get(step.step, ()):
-                detail = f"{name} cannot hold activations in integers, which {step.step} makes; take onnx"
+            if name in step.cannot_hold:
+                detail = f"{name} cannot hold {step.cannot_hold[name]}, which {step.step} makes; take onnx"
                 yield FieldError(pointer=f"/formats/{index}", detail=detail)
 
 

@@ -53,6 +53,9 @@ class StepPlan(BaseModel):
     step: AnyStep
     needs: Data
     uses: Use | None = Field(None, description="the data that this step will be given")
+    made_up: bool = Field(
+        False, description="no data is sent for it: made-up inputs stand in, and some hundred real ones do better"
+    )
     dataset: DatasetId | None = None
 
 
@@ -62,6 +65,7 @@ class Prediction(BaseModel):
     size_bytes: int
     size_ratio: float
     basis: str
+    unforeseen: list[str] = Field(description="steps of which nothing can be said beforehand, left out of the figures")
 
 
 class Plan(BaseModel):

@@ -95,6 +95,7 @@ class StepPlan(Answer):
     needs: Data
     uses: str | None = Field(None, description="the data that this step will be given")
     dataset: str | None = None
+    made_up: bool = Field(False, description="it works on made-up inputs, because no data is sent for it")
 
 
 class Prediction(Answer):
@@ -103,6 +104,7 @@ class Prediction(Answer):
     size_bytes: int
     size_ratio: float
     basis: str
+    unforeseen: tuple[str, ...] = ()
 
 
 class Plan(Answer):

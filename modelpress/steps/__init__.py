@@ -74,4 +74,5 @@ __all__ = [
     "Step",
     "allowed_before",
     "check_order",
+    "why_not_after",
 ]

@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from modelpress.steps.forecast import Forecast
+
 
 class Data(StrEnum):
     """The least data a step needs. More always does better."""
@@ -75,6 +77,8 @@ class Step(BaseModel):
     """It works on, and keeps, what steps of all stages up to this one have fixed; by default its own."""
     never_after: ClassVar[dict[str, str]] = {}
     """Steps that the stages would allow before this one, and why they cannot come there."""
+    cannot_hold: ClassVar[dict[str, str]] = {}
+    """Output formats that hold no result of this step, whatever the model, and what they cannot hold of it."""
     paper: ClassVar[str] = ""
     """Where the technique was published."""
 
@@ -86,3 +90,15 @@ class Step(BaseModel):
     def data_needed(self) -> Data:
         """The least data this step needs with these options."""
         return self.needs
+
+    def reads_labels(self) -> bool:
+        """Whether it needs labels with these options."""
+        return self.data_needed() is Data.TRAIN
+
+    def makes_up(self) -> bool:
+        """Whether it works on made-up inputs where none are sent."""
+        return self.synthetic and self.data_needed() is not Data.NONE and not self.reads_labels()
+
+    def foresee(self, before: Forecast) -> Forecast:
+        """What the sizes of a model are expected to be after this step."""
+        return before if self.stage in (Stage.TRAINING, Stage.INTERFACE) else before.without(self.step)

@@ -3,6 +3,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from modelpress.steps.base import Data, LayerSelection, Stage, Step
+from modelpress.steps.forecast import Forecast
 
 Importance = Literal["auto", "l1", "l2", "taylor", "geometric_median", "batch_norm_scale", "random"]
 Kind = Literal["channels", "neurons", "heads", "hidden_units"]
@@ -69,3 +70,11 @@ class ChannelPruning(Step):
 
     def data_needed(self) -> Data:
         return Data.CALIBRATE if self.importance == "taylor" else Data.NONE
+
+    def foresee(self, before: Forecast) -> Forecast:
+        if self.parameters_left or self.macs_left:
+            # fewer multiply-accumulates do not take the same share of the weights in every net
+            return before.left(self.parameters_left or self.macs_left or 1.0)
+        if self.model_fields_set & {"kinds", "layer_ratios"}:
+            return before.without(self.step)  # a share of less than everything says little
+        return before.left((1 - (self.ratio or HALF)) ** before.sides)

@@ -3,6 +3,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from modelpress.steps.base import Data, LayerSelection, Stage, Step
+from modelpress.steps.forecast import Forecast
 
 QUARTER = 0.25
 
@@ -37,3 +38,6 @@ class DepthPruning(Step):
         if sum(target is not None for target in (self.ratio, self.blocks, self.max_effect)) > 1:
             raise ValueError("ratio, blocks and max_effect are three ways to say one thing: give one of them")
         return self
+
+    def foresee(self, before: Forecast) -> Forecast:
+        return before.without(self.step) if self.blocks or self.max_effect else before.left(1 - (self.ratio or QUARTER))

@@ -3,6 +3,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from modelpress.steps.base import Data, LayerSelection, Stage, Step
+from modelpress.steps.forecast import Forecast
 
 
 class DynamicQuantization(Step):
@@ -29,3 +30,6 @@ class DynamicQuantization(Step):
         "half_precision": "weights that were rounded to 16 bits gain nothing by that: put half_precision last",
     }
     paper: ClassVar[str] = "Jacob et al., 2018, arXiv:1712.05877"
+
+    def foresee(self, before: Forecast) -> Forecast:
+        return before.stored(8)

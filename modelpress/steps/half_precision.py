@@ -3,6 +3,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from modelpress.steps.base import Data, LayerSelection, Stage, Step
+from modelpress.steps.forecast import Forecast
 
 
 class HalfPrecision(Step):
@@ -17,3 +18,6 @@ class HalfPrecision(Step):
     needs: ClassVar[Data] = Data.NONE
     stage: ClassVar[Stage] = Stage.STORAGE
     paper: ClassVar[str] = "Micikevicius et al., 2018, arXiv:1710.03740"
+
+    def foresee(self, before: Forecast) -> Forecast:
+        return before.stored(16)

@@ -3,6 +3,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from modelpress.steps.base import Data, LayerSelection, Stage
+from modelpress.steps.forecast import Forecast
 from modelpress.steps.training import TaughtStep
 
 HALF = 0.5
@@ -70,3 +71,6 @@ class MagnitudePruning(TaughtStep):
 
     def data_needed(self) -> Data:
         return Data.UNLABELLED if self.schedule == "cubic" else Data.NONE
+
+    def foresee(self, before: Forecast) -> Forecast:
+        return before.sparse(self.share)

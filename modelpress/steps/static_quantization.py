@@ -3,6 +3,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from modelpress.steps.base import Data, LayerSelection, Stage, Step
+from modelpress.steps.forecast import Forecast
 
 
 class StaticQuantization(Step):
@@ -26,6 +27,7 @@ class StaticQuantization(Step):
 
     needs: ClassVar[Data] = Data.CALIBRATE
     synthetic: ClassVar[bool] = True
+    cannot_hold: ClassVar[dict[str, str]] = dict.fromkeys(("pt2", "safetensors"), "activations in integers")
     stage: ClassVar[Stage] = Stage.STORAGE
     never_after: ClassVar[dict[str, str]] = {
         "static_quantization": "its activations are on grids already",
@@ -36,3 +38,6 @@ class StaticQuantization(Step):
         "Jacob et al., 2018, arXiv:1712.05877; Nagel et al., 2019, arXiv:1906.04721; "
         "Nagel et al., 2020, arXiv:2004.10568; Xiao et al., 2023, arXiv:2211.10438"
     )
+
+    def foresee(self, before: Forecast) -> Forecast:
+        return before.stored(8)

@@ -14,7 +14,7 @@ from app.jobs import material, service
 from app.main import create_app
 from app.settings import Settings
 from modelpress.models import ModelSpec, ModelStats, Signature, TensorSpec
-from modelpress.steps import STEPS
+from modelpress.steps import STEPS, Data, why_not_after
 from tests.service.as_worker import Worker
 from tests.service.conftest import Uploads, client_of, until
 from tests.service.examples import CLASSIFIER, LABELLED, SCORES, UNLABELLED, array, dataset, labels, report
@@ -63,8 +63,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"recipe": [*HALF, {"step": "magnitude_pruning", "sparsity": 2}]}, "/recipe/1/sparsity", "less than 1"),
     ({"recipe": HALF, "recipes": 1}, "/recipes", "there is no option 'recipes'"),
     ({"recipe": [*HALF, {"step": "magnitude_pruning"}]}, "/recipe/1/step", "cannot come after half_precision"),
-    ({"recipe": [{"step": "static_quantization"}]}, "/recipe/0", "send data.calibrate (or data.train)"),
-    ({"recipe": [{"step": "distillation"}]}, "/recipe/0", "send data.train"),
+    ({"recipe": [{"step": "depth_pruning"}]}, "/recipe/0", "send data.calibrate (or data.train)"),
     ({"recipe": [{"step": "fine_tuning"}]}, "/recipe/0", "labelled training data: send data.train"),
     ({"recipe": [{"step": "magnitude_pruning", "schedule": "cubic"}]}, "/recipe/0", "send data.train"),
     ({"recipe": HALF, "targets": {"size_ratio": 0.5}}, "/targets/size_ratio", "greater than 1"),
@@ -133,7 +132,7 @@ async def test_data_that_does_not_fit_is_refused(
 
 
 async def test_everything_that_is_wrong_is_said_at_once(client: httpx.AsyncClient, uploads: Uploads) -> None:
-    recipe = [*HALF, {"step": "static_quantization"}, {"step": "fine_tuning"}]
+    recipe = [*HALF, {"step": "depth_pruning"}, {"step": "fine_tuning"}]
     data = {"evaluate": await uploads.dataset(dataset(array("image", "uint8")))}
     answer = await client.post("/v1/jobs", json={"model": await uploads.model(), "recipe": recipe, "data": data})
     pointers = {error["pointer"] for error in answer.json()["errors"]}
@@ -212,7 +211,8 @@ async def test_a_dry_run_shows_the_plan_and_creates_nothing(
     assert plan["task"] == {"kind": "classification", "output": "scores", "label": "labels", "metric": None}
     assert plan["prediction"]["size_bytes"] == 1000 + 1000
     assert jobs(engine) == 0
-    wrong = await client.post("/v1/jobs?dry_run=true", json={**request, "data": {}})
+    needy = {**request, "recipe": [{"step": "fine_tuning"}], "data": {}}
+    wrong = await client.post("/v1/jobs?dry_run=true", json=needy)
     assert wrong.status_code == 422
 
 
@@ -232,6 +232,49 @@ async def test_formats_that_cannot_hold_what_the_steps_make_are_pointed_at(
     assert job["request"]["formats"] == ["packed", "onnx"]
 
 
+@pytest.mark.parametrize("name", [name for name, step in STEPS.items() if step.synthetic])
+async def test_made_up_inputs_stand_in_where_a_step_says_so(
+    client: httpx.AsyncClient, uploads: Uploads, name: str
+) -> None:
+    request = {"model": await uploads.model(), "recipe": [{"step": name}]}
+    plan = (await client.post("/v1/jobs?dry_run=true", json=request)).json()
+    assert [(step["uses"], step["made_up"]) for step in plan["steps"]] == [(None, True)]
+    with_data = {**request, "data": {"train": await uploads.dataset(UNLABELLED)}}
+    plan = (await client.post("/v1/jobs?dry_run=true", json=with_data)).json()
+    assert [(step["uses"], step["made_up"]) for step in plan["steps"]] == [("train", False)]
+
+
+NEEDY = [name for name, step in STEPS.items() if step.needs is not Data.NONE and not step.synthetic]
+
+
+@pytest.mark.parametrize(
+    "step", [*({"step": name} for name in NEEDY), {"step": "distillation", "label_weight": 0.5}], ids=str
+)
+async def test_steps_that_cannot_make_up_their_data_say_what_to_send(
+    client: httpx.AsyncClient, uploads: Uploads, step: dict[str, Any]
+) -> None:
+    answer = await client.post("/v1/jobs", json={"model": await uploads.model(), "recipe": [step]})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["pointer"] == "/recipe/0"
+    assert error["detail"].startswith(f"{step['step']} needs")
+    assert "send data." in error["detail"]
+
+
+@pytest.mark.parametrize("later", STEPS)
+async def test_an_illegal_order_is_refused_with_the_reason(
+    client: httpx.AsyncClient, uploads: Uploads, later: str
+) -> None:
+    """Exactly the pairs that the catalogue rules out, whatever steps it has."""
+    model, data = await uploads.model(), {"train": await uploads.dataset()}
+    for earlier in STEPS:
+        reason = why_not_after(STEPS[later], STEPS[earlier])
+        request = {"model": model, "recipe": [{"step": earlier}, {"step": later}], "data": data}
+        answer = await client.post("/v1/jobs?dry_run=true", json=request)
+        said = {error["pointer"]: error["detail"] for error in answer.json().get("errors", [])}
+        assert said.get("/recipe/1/step") == reason, earlier
+
+
 @pytest.mark.parametrize(
     ("recipe", "parameters"),
     [
@@ -240,6 +283,9 @@ async def test_formats_that_cannot_hold_what_the_steps_make_are_pointed_at(
         ([{"step": "channel_pruning", "parameters_left": 0.3}], 300),
         ([{"step": "channel_pruning", "kinds": ["heads"]}], 1000),
         ([{"step": "depth_pruning"}], 750),
+        ([{"step": "depth_pruning", "blocks": 1}], 1000),
+        ([{"step": "half_precision", "layers": {"include": ["head"]}}], 1000),
+        ([{"step": "magnitude_pruning", "sparsity": 0.9}], 1000),
     ],
 )
 async def test_what_is_removed_is_foreseen(
@@ -249,6 +295,25 @@ async def test_what_is_removed_is_foreseen(
     request = {"model": await uploads.model(b"x" * 5000), "recipe": recipe, "data": data}
     plan = (await client.post("/v1/jobs?dry_run=true", json=request)).json()
     assert plan["prediction"]["size_bytes"] == 1000 + 4 * parameters
+
+
+async def test_what_zeros_save_is_foreseen_where_the_format_saves_it(
+    client: httpx.AsyncClient, uploads: Uploads
+) -> None:
+    recipe = [{"step": "magnitude_pruning", "sparsity": 0.9}]
+    request = {"model": await uploads.model(b"x" * 5000), "recipe": recipe, "formats": ["packed"]}
+    foreseen = (await client.post("/v1/jobs?dry_run=true", json=request)).json()["prediction"]
+    assert 1000 + 400 < foreseen["size_bytes"] < 1000 + 500  # a tenth of the values, and where they stand
+    assert foreseen["unforeseen"] == []
+
+
+async def test_a_prediction_names_what_it_leaves_out(client: httpx.AsyncClient, uploads: Uploads) -> None:
+    recipe = [{"step": "channel_pruning", "kinds": ["heads"]}, {"step": "half_precision"}]
+    request = {"model": await uploads.model(b"x" * 5000), "recipe": recipe}
+    foreseen = (await client.post("/v1/jobs?dry_run=true", json=request)).json()["prediction"]
+    assert foreseen["size_bytes"] == 1000 + 2000
+    assert foreseen["unforeseen"] == ["channel_pruning"]
+    assert "channel_pruning" in foreseen["basis"]
 
 
 async def test_a_result_that_is_weights_alone_is_nothing_to_go_on_from(

@@ -101,7 +101,7 @@ def _check(spec: Compress, task: ResolvedTask, inputs: JobBatches) -> None:
     request, drop = spec.request, spec.request.targets.max_drop
     if request.task.kind == "none":
         for step in request.recipe:
-            if step.data_needed() == Data.TRAIN:
+            if step.reads_labels():
                 raise InvalidDataError(unread_labels(step.step))
     if task.kind != "none":
         for metric in (request.task.metric, drop.metric if drop is not None else None):

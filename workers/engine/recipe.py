@@ -42,10 +42,10 @@ def check_recipe(recipe: list[AnyStep], context: Context) -> None:
     except IllegalOrderError as error:
         raise StepError(str(error)) from error
     for step in recipe:
-        need = step.data_needed()
-        if need in (Data.UNLABELLED, Data.TRAIN) and context.train is None:
+        trains = step.data_needed() in (Data.UNLABELLED, Data.TRAIN)
+        if trains and context.train is None and not step.makes_up():
             raise StepError(f"{step.step} needs training data: send a dataset as data.train")
-        if need == Data.TRAIN and context.train is not None and not context.train.labelled:
+        if step.reads_labels() and context.train is not None and not context.train.labelled:
             raise StepError(f"{step.step} needs labels, and data.train has none: name their array in task.label")
 
 
