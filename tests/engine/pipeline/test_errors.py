@@ -94,7 +94,7 @@ def test_a_reader_that_errs_is_noticed(tmp_path):
         ({}, {"evaluate": {"x": np.full((5, 16), np.nan)}}, "invalid_data", "NaN"),
         ({"task": {"output": 3}}, {}, "invalid_data", "output"),
         ({"task": {"metric": "mse"}}, {"evaluate": {"x": np.zeros((4, 16)), "y": np.arange(4)}}, "invalid_data", "mse"),
-        ({"recipe": [{"step": "distillation"}]}, {}, "step_failed", "training data"),
+        ({"recipe": [{"step": "fine_tuning"}]}, {}, "step_failed", "training data"),
         ({"recipe": [{"step": "fine_tuning"}]}, {"train": {"x": np.zeros((5, 16))}}, "step_failed", "labels"),
         ({"recipe": [*HALF, {"step": "magnitude_pruning"}]}, {}, "step_failed", "cannot come after"),
         ({"budget": {"seconds": 1e-6}}, {}, "deadline_exceeded", "time budget"),
