@@ -1,7 +1,8 @@
 """The one training loop: distillation, fine-tuning and all that learns goes through it.
 
 AdamW under a one-cycle schedule. A share of the data is held out and the weights that did best on it are kept, those
-from before the training included, so that training never makes a model worse on what it can see.
+from before the training included, so that training never makes a model worse on what it can see. After an epoch, all
+that it takes to go on is kept too, for the next attempt at the job.
 """
 
 from __future__ import annotations
@@ -10,25 +11,26 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from modelpress.steps.training import TrainingStep
 from workers.engine.batching import Batch, batch_of, fixed_batch, training_data, whole
+from workers.engine.checkpoints import Checkpoints
 from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
+from workers.engine.optimizing import Optimizer, trainable
+from workers.engine.watching import watched
 
 EVALUATION_BATCH = 256
 FEWEST_EPOCHS, MOST_EPOCHS, FEWEST_UPDATES = 3, 1000, 300
 """How long is trained where nobody says: 9 updates on 270 sequences leave an 80 % sparse GRU at .94, 60 bring .976."""
 GRADIENT_NORM = 1.0
-WARM_UP = 0.15
-"""Share of the schedule in which the learning rate rises."""
 REPORT_EVERY = 0.5
 """Seconds between two progress messages."""
 STATISTICS_SHARE = 0.5
@@ -44,6 +46,9 @@ STATISTICS_BATCH = 16
 class Objective(Protocol):
     """What is minimised, and what is shown of it."""
 
+    watched: tuple[fx.Node, ...]
+    """Inner values of the graph that are given after its outputs."""
+
     def loss(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """A scalar, mean over the examples."""
 
@@ -55,7 +60,11 @@ class Objective(Protocol):
 
 
 class Schedule(Protocol):
-    """What changes the graph while it is trained, as gradual pruning does."""
+    """What changes the graph while it is trained, as gradual pruning does.
+
+    Another attempt goes on from a checkpoint of the graph. A schedule that remembers more than that is an `nn.Module`
+    with what it remembers in buffers, and is kept with the checkpoint.
+    """
 
     def advance(self, fraction: float) -> None:
         """Called before every update, and once more, with 1, before the last judgement of a training.
@@ -80,12 +89,19 @@ class Outcome:
     figures: dict[str, float] = field(default_factory=dict)
     kept_start: bool = False
     out_of_time: bool = False
+    out_of_patience: bool = False
+    resumed_at: int = 0
+    """Epochs that an earlier attempt at the job had trained already."""
 
     def told(self) -> str:
         """What the training did, in a sentence for the report."""
         text = f"{self.steps} updates in {self.epochs:.3g} epochs"
+        if self.resumed_at:
+            text += f", {self.resumed_at} of them in an earlier attempt"
         if self.out_of_time:
             text += ", stopped by the time limit"
+        if self.out_of_patience:
+            text += ", stopped as the held-out loss no longer fell"
         if not self.held_out:
             return f"{text}; no examples were held out, so that nothing tells whether it helped"
         if math.isinf(self.loss):
@@ -105,7 +121,8 @@ def train(
 ) -> Outcome:
     """Train the graph in place; it is on `context.device` and comes back in eval mode.
 
-    Raises StepError without training data, without memory, and where the loss stops being a number.
+    What an earlier attempt at the job has trained is not trained again. Raises StepError without training data,
+    without memory, and where the loss stops being a number.
     """
     training = _Training(graph, objective, options, context, schedule)
     try:
@@ -125,6 +142,8 @@ class _Training:
     ) -> None:
         self.graph, self.objective, self.options, self.context = graph, objective, options, context
         self.schedule, self.data = schedule, training_data(context)
+        remembering: Any = schedule
+        self.memory = remembering if isinstance(remembering, nn.Module) else None
         data = self.data
         self.order = torch.Generator().manual_seed(context.seed)
         shuffled = torch.randperm(data.examples, generator=self.order)
@@ -133,19 +152,27 @@ class _Training:
         self.held_out, self.examples = shuffled[:held], shuffled[held:]
         if self.size:
             self.examples = whole(self.examples, self.size)
-        self.began = time.monotonic()
-        self.reported = -math.inf  # the first update is told at once
-        self.limit = min(context.deadline, self.began + (options.seconds or math.inf)) - self.began
+        self.module = watched(graph.module, objective.watched)
+        self.checkpoints = Checkpoints(context, options, graph.module, data.examples)
         self.batches = max(1, len(self.examples) // max(options.batch_size, self.size or 0))
         self.epochs = options.epochs or min(max(FEWEST_EPOCHS, math.ceil(FEWEST_UPDATES / self.batches)), MOST_EPOCHS)
         self.total = self.batches * self.epochs
         self.outcome = Outcome(held_out=held)
         self.best: dict[str, Tensor] | None = None
+        self.best_at = 0
+        """Epoch after which the best weights were found."""
+        self.epoch = 0
+        """Epochs that are behind it."""
+        self.validating = 0.0
+        """Seconds that a judgement takes."""
+        self.reached = 0.0
         self.finished = False
+        self.reported = -math.inf  # the first update is told at once
+        self._start_clock(0.0)
 
     def run(self) -> Outcome:
         module = self.graph.module
-        trained = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
+        trained = trainable(module)
         if not trained:
             raise StepError("the model has no weights that can be trained")
         if any(parameter.dtype == torch.float16 for parameter in trained):
@@ -157,7 +184,7 @@ class _Training:
         try:
             for parameter in trained:
                 parameter.requires_grad_(True)
-            self._train([*trained, *self.objective.parameters()])
+            self._train(Optimizer(module, self.objective.parameters(), self.options))
         finally:
             module.eval()
             for parameter, required in zip(trained, before, strict=True):
@@ -165,37 +192,47 @@ class _Training:
                 parameter.grad = None
         return self.outcome
 
-    def _train(self, parameters: list[nn.Parameter]) -> None:
-        optimizer = torch.optim.AdamW(
-            parameters, lr=self.options.learning_rate, weight_decay=self.options.weight_decay, foreach=True
-        )
-        validating = self._validate(0)
-        for epoch in range(self.epochs):
+    def _train(self, optimizer: Optimizer) -> None:
+        if not self._resume(optimizer):
+            self.validating = self._validate()
+        while not self.finished:
             for indices in self._shuffled():
                 self._train_mode()
                 if self.schedule is not None:
                     self.schedule.advance(self._fraction())
-                rate = self.options.learning_rate * one_cycle(self._fraction())
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                loss = self._update(indices, optimizer, parameters)
+                loss = self._update(indices, optimizer)
                 self.outcome.steps += 1
-                self._report(epoch, loss, rate)
-                self.outcome.out_of_time = self._elapsed() + validating >= self.limit
+                self._report(loss, optimizer.rate)
+                self.outcome.out_of_time = self._elapsed() + self.validating >= self.limit
                 if self.outcome.out_of_time:
                     break
             self.outcome.epochs = self.outcome.steps / self.batches
-            if self.schedule is not None and (self.outcome.out_of_time or epoch + 1 == self.epochs):
-                self.schedule.advance(1.0)
-                self.finished = True
-            self._validate(epoch + 1)
-            if self.outcome.out_of_time:
-                break
+            self.epoch += 1
+            if self.outcome.out_of_time or self.epoch == self.epochs:
+                self._finish()
+            self._validate()
+            if not self.finished and self._hopeless():
+                self.outcome.out_of_patience = True
+                self._finish()
+                self._validate()
+            if not self.finished and self.checkpoints.due:
+                self.checkpoints.write(self._state() | self._way(optimizer))
         if self.best is not None:
             self.graph.module.load_state_dict(self.best)
+        self.best = None
+        self.checkpoints.write(self._state())
 
-    def _update(self, indices: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> float:
-        optimizer.zero_grad(set_to_none=True)
+    def _finish(self) -> None:
+        if self.schedule is not None:
+            self.schedule.advance(1.0)
+        self.finished = True
+
+    def _hopeless(self) -> bool:
+        patience = self.options.patience
+        return patience is not None and self.best is not None and self.epoch - self.best_at >= patience
+
+    def _update(self, indices: Tensor, optimizer: Optimizer) -> float:
+        optimizer.adam.zero_grad(set_to_none=True)
         total = 0.0
         for part in indices.split(self.size or len(indices)):
             batch, share = batch_of(self.data, part, self.context.device), len(part) / len(indices)
@@ -208,17 +245,17 @@ class _Training:
                 )
             loss.backward()
             total += float(loss.detach())
-        norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
+        norm = nn.utils.clip_grad_norm_(optimizer.parameters, GRADIENT_NORM)
         if not math.isfinite(total) or not bool(norm.isfinite()):
             raise StepError(
                 f"the training became unstable (loss {total:g}) after {self.outcome.steps} updates: "
                 f"choose a learning_rate below {self.options.learning_rate:g}"
             )
-        optimizer.step()
+        optimizer.step(self._fraction())
         return total
 
     @torch.no_grad()
-    def _validate(self, epoch: int) -> float:
+    def _validate(self) -> float:
         """Judge the present weights on the held-out share, keep them where they are the best; returns seconds."""
         began = time.monotonic()
         if not len(self.held_out):
@@ -233,15 +270,16 @@ class _Training:
                 for name, value in self.objective.figures(outputs, batch).items():
                     figures[name] = figures.get(name, 0.0) + share * value
         shown = {"validation_loss": loss} | {f"validation_{name}": value for name, value in figures.items()}
-        self.context.metric({"epoch": float(epoch)} | shown)
-        if epoch == 0:
+        self.context.metric({"epoch": float(self.epoch)} | shown)
+        if self.epoch == 0:
             self.outcome.started_at = loss
         loss = math.inf if math.isnan(loss) else loss
         if self.schedule is not None and not (self.finished or self.schedule.settled(self._fraction())):
             return time.monotonic() - began
         if loss < self.outcome.loss or self.best is None:
-            self.outcome.loss, self.outcome.figures, self.outcome.kept_start = loss, figures, epoch == 0
+            self.outcome.loss, self.outcome.figures, self.outcome.kept_start = loss, figures, self.epoch == 0
             self.best = {name: value.clone() for name, value in self.graph.module.state_dict().items()}
+            self.best_at = self.epoch
         return time.monotonic() - began
 
     def _train_mode(self) -> None:
@@ -269,28 +307,80 @@ class _Training:
 
     def _forward(self, batch: Batch) -> tuple[Tensor, ...]:
         """The outputs, all floats in 32 bits; on a GPU that computes in bfloat16, products are."""
-        cuda = self.context.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
-            outputs = self.graph(*batch.inputs)
+        cuda = self.context.device.type == "cuda"
+        mixed = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        # parts of a batch go to all GPUs that the worker may use, unless the model takes one batch size only
+        together = cuda and self.size is None and self.graph.module.training and torch.cuda.device_count() > 1
+        module = nn.DataParallel(self.module) if together else self.module
+        with torch.autocast("cuda", torch.bfloat16) if mixed else nullcontext():
+            outputs = module(*batch.inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         return tuple(output.float() if output.is_floating_point() else output for output in outputs)
+
+    def _resume(self, optimizer: Optimizer) -> bool:
+        """Go on where an earlier attempt stopped; False where there was none."""
+        kept = self.checkpoints.read()
+        if kept is None:
+            return False
+        self.graph.module.load_state_dict(kept["model"])
+        self.outcome = Outcome(**kept["outcome"])
+        self.outcome.resumed_at = kept["epoch"]
+        for name in ("epoch", "best", "best_at", "validating", "reached", "finished"):
+            setattr(self, name, kept[name])
+        if self.memory is not None:
+            self.memory.load_state_dict(kept["schedule"])
+        self._start_clock(kept["seconds"])
+        if not self.finished:
+            optimizer.adam.load_state_dict(kept["optimizer"])
+            for parameter, value in zip(self.objective.parameters(), kept["beside"], strict=True):
+                parameter.data.copy_(value)
+            self.order.set_state(kept["order"])
+            torch.set_rng_state(kept["random"])
+        return True
+
+    def _state(self) -> dict[str, Any]:
+        """What is to be known of a training, finished or not."""
+        return {
+            "model": self.graph.module.state_dict(),
+            "schedule": {} if self.memory is None else self.memory.state_dict(),
+            "outcome": asdict(self.outcome),
+            "best": self.best,
+            "seconds": self._elapsed(),
+        } | {name: getattr(self, name) for name in ("epoch", "best_at", "validating", "reached", "finished")}
+
+    def _way(self, optimizer: Optimizer) -> dict[str, Any]:
+        """What else it takes to go on with one that is not."""
+        return {
+            "optimizer": optimizer.adam.state_dict(),
+            "beside": [parameter.detach() for parameter in self.objective.parameters()],
+            "order": self.order.get_state(),
+            "random": torch.get_rng_state(),
+        }
+
+    def _start_clock(self, seconds: float) -> None:
+        """`seconds`: what earlier attempts have spent of those that the training may take."""
+        now = time.monotonic()
+        self.began = now - seconds
+        self.limit = min(self.context.deadline - self.began, self.options.seconds or math.inf)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.began
 
     def _fraction(self) -> float:
-        """How far the schedule is: by updates, or by the clock where time would run out first."""
+        """How far the schedule is: by updates, or by the clock where time would run out first. Never falls."""
         done = self.outcome.steps / self.total
         elapsed = self._elapsed() / self.limit
         if self.outcome.steps >= 10 and elapsed > done:
-            return min(elapsed, 1.0)
-        return done
+            done = min(elapsed, 1.0)
+        self.reached = max(self.reached, done)
+        return self.reached
 
-    def _report(self, epoch: int, loss: float, rate: float) -> None:
+    def _report(self, loss: float, rate: float) -> None:
         now = time.monotonic()
         if now - self.reported < REPORT_EVERY:
             return
         self.reported = now
-        self.context.progress(self._fraction(), f"epoch {epoch + 1} of {self.epochs}, loss {loss:.4g}")
+        self.context.progress(self._fraction(), f"epoch {self.epoch + 1} of {self.epochs}, loss {loss:.4g}")
         self.context.metric({"epoch": self.outcome.steps / self.batches, "loss": loss, "learning_rate": rate})
 
 
@@ -299,10 +389,3 @@ def _held_out(examples: int, share: float, size: int | None) -> int:
     if size is None:
         return min(int(examples * share), examples - 2)
     return min(math.ceil(examples * share / size), examples // size - 1) * size
-
-
-def one_cycle(fraction: float) -> float:
-    """The share of the peak learning rate at this point (0 to 1) of the schedule: cosine up, cosine down."""
-    if fraction < WARM_UP:
-        return 0.04 + 0.96 * (1 - math.cos(math.pi * fraction / WARM_UP)) / 2
-    return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (fraction - WARM_UP) / (1 - WARM_UP))) / 2

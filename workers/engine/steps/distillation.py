@@ -6,7 +6,7 @@ import math
 from contextlib import ExitStack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from modelpress.steps.distillation import Distillation
 from modelpress.steps.training import TaughtStep
@@ -69,6 +69,8 @@ def distil(step: TaughtStep, graph: Graph, context: Context, schedule: Schedule 
 
 class Imitation:
     """The objective: KL for the classes that are judged, squared error for every other output that has a gradient."""
+
+    watched: tuple[fx.Node, ...] = ()
 
     def __init__(
         self,

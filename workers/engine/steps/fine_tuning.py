@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from modelpress.steps.fine_tuning import FineTuning
 from workers.engine.batching import Batch, answers, fixed_batch, labels_of, on_device, probe_of, training_data
@@ -29,6 +29,8 @@ def fine_tuning(step: FineTuning, graph: Graph, context: Context) -> Graph:
 
 class Labels:
     """The objective: the loss of the labels on the output that is judged."""
+
+    watched: tuple[fx.Node, ...] = ()
 
     def __init__(self, graph: Graph, context: Context) -> None:
         self.judged = context.output
