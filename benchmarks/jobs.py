@@ -61,10 +61,11 @@ def fashion(folder: Path, part: str, *, labelled: bool) -> Arrays:
     return {"x": x, "labels": file["labels"]} if labelled else {"x": x}
 
 
-def vowels(folder: Path) -> dict[str, Arrays]:
-    """JapaneseVowels for training (without labels) and for evaluation: x (N, 29, 12)."""
+def vowels(folder: Path, *, labelled: bool = False) -> dict[str, Arrays]:
+    """JapaneseVowels, x (N, 29, 12), for training and for evaluation; only the latter has labels by default."""
     file = np.load(folder / "japanese_vowels.npz")
-    return {"train": {"x": file["x_train"]}, "evaluate": {"x": file["x_test"], "labels": file["y_test"]}}
+    train = {"x": file["x_train"]} | ({"labels": file["y_train"]} if labelled else {})
+    return {"train": train, "evaluate": {"x": file["x_test"], "labels": file["y_test"]}}
 
 
 def encoded(most: int) -> dict[str, Arrays]:
