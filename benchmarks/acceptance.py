@@ -3,7 +3,7 @@
     python -m benchmarks.acceptance FOLDER [--only NAME] [--threads N] [--keep OUT]
 
 FOLDER holds
-    resnet.onnx                          Fashion-MNIST, input x (N, 1, 28, 28) normalised, output logits
+    resnet.onnx, resnet_legacy_op17.onnx Fashion-MNIST, input x (N, 1, 28, 28) normalised, output logits
     fashion_{train,calib,eval}_u8.npz    images (N, 28, 28) uint8 and labels
     vowels_lstm.onnx, vowels_gru.onnx    JapaneseVowels, input x (N, time, 12), output logits
     japanese_vowels.npz                  x_train, y_train, x_test, y_test
@@ -41,6 +41,8 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+DISTILLED: dict[str, Any] = {"step": "distillation", "epochs": 40, "learning_rate": 3e-3, "seconds": 480}
+
 CASES = (
     Case(
         "ResNet static_quantization", "resnet.onnx", [{"step": "static_quantization"}],
@@ -59,6 +61,19 @@ CASES = (
         "ResNet pruning + distillation + static_quantization", "resnet.onnx",
         [{"step": "magnitude_pruning", "sparsity": 0.7}, {"step": "distillation"}, {"step": "static_quantization"}],
         ("fashion_train", "fashion_calibrate", "fashion_evaluate"), size_ratio=3.6, latency_ratio=1.5, drop=0.005,
+    ),
+    Case(
+        "ResNet 12 times smaller", "resnet_legacy_op17.onnx",
+        [{"step": "channel_pruning"}, DISTILLED, {"step": "static_quantization"}],
+        ("fashion_train", "fashion_calibrate", "fashion_evaluate"), size_ratio=12, latency_ratio=3.5, drop=0.0015,
+    ),
+    Case(
+        "ResNet 20 times smaller", "resnet_legacy_op17.onnx",
+        [
+            {"step": "depth_pruning", "blocks": 1}, {"step": "channel_pruning", "ratio": 0.6}, DISTILLED,
+            {"step": "static_quantization"},
+        ],
+        ("fashion_train", "fashion_calibrate", "fashion_evaluate"), size_ratio=20, latency_ratio=5, drop=0.007,
     ),
     Case(
         "BiLSTM dynamic_quantization", "vowels_lstm.onnx", [{"step": "dynamic_quantization"}],
