@@ -5,6 +5,7 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from modelpress.steps.base import Data, LayerSelection, Stage, Step
+from modelpress.steps.binarization import Binarization
 from modelpress.steps.channel_pruning import ChannelPruning
 from modelpress.steps.depth_pruning import DepthPruning
 from modelpress.steps.distillation import Distillation
@@ -12,13 +13,20 @@ from modelpress.steps.dynamic_quantization import DynamicQuantization
 from modelpress.steps.fine_tuning import FineTuning
 from modelpress.steps.half_precision import HalfPrecision
 from modelpress.steps.magnitude_pruning import MagnitudePruning
+from modelpress.steps.quantization_aware_training import QuantizationAwareTraining
 from modelpress.steps.static_quantization import StaticQuantization
+from modelpress.steps.ternarization import Ternarization
+from modelpress.steps.weight_clustering import WeightClustering
 
 AnyStep = Annotated[
     ChannelPruning
     | DepthPruning
     | MagnitudePruning
+    | WeightClustering
+    | Binarization
+    | Ternarization
     | StaticQuantization
+    | QuantizationAwareTraining
     | DynamicQuantization
     | HalfPrecision
     | Distillation

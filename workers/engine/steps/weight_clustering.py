@@ -1,0 +1,100 @@
+"""Let the weights of each layer share a few values, and train those."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from modelpress.steps.training import TaughtStep
+from modelpress.steps.weight_clustering import WeightClustering
+from workers.engine.clustering import Clusters
+from workers.engine.constraints import raw_parameter
+from workers.engine.context import Context
+from workers.engine.errors import StepError
+from workers.engine.graph import Graph, Layer
+from workers.engine.selection import selected, tell_untouched
+from workers.engine.steps import applies
+from workers.engine.steps.distillation import distil
+
+
+@applies(WeightClustering)
+def weight_clustering(step: WeightClustering, graph: Graph, context: Context) -> Graph:
+    found = _cluster(step, graph, context)
+    total = sum(clusters.indices.numel() for clusters in found)
+    context.notes.append(
+        f"{total} weights in {len(found)} tensors have at most {step.values} values a tensor; "
+        f"{sum(clusters.zeros for clusters in found)} of the tensors have zeros, which stay"
+    )
+    context.figures["values"] = max(len(clusters.values) for clusters in found)
+    if step.train or (step.train is None and context.train is not None):
+        outcome = distil(step, graph, context)
+        context.notes.append(f"the values are trained: {outcome.told()}")
+        context.figures.update(outcome.measured())
+        return graph
+    _tell_untrained(step, context)
+    return graph
+
+
+def _cluster(step: WeightClustering, graph: Graph, context: Context) -> list[Clusters]:
+    found: dict[Tensor, Clusters] = {}
+    for layer in selected(step.layers, graph):
+        reasons = {}
+        for name in layer.weights:
+            reason = why_not(layer, name, step.values)
+            if reason is not None:
+                reasons[name] = reason
+            else:
+                _share(layer, name, step.values, found)
+        tell_untouched(context, layer, reasons)
+        if step.biases:
+            for name in _biases(layer):
+                if why_not(layer, name, step.values) is None:
+                    _share(layer, name, step.values, found)
+    if not found:
+        told = "; ".join(f"{name}: {reason}" for name, reason in context.untouched.items())
+        raise StepError(f"none of the selected layers can be clustered ({told})")
+    return list(found.values())
+
+
+def _share(layer: Layer, name: str, values: int, found: dict[Tensor, Clusters]) -> None:
+    """Weights that are tied share their values, too."""
+    raw = raw_parameter(layer.module, name)
+    if raw in found:
+        layer.constrain(name, found[raw].shared())
+    else:
+        found[raw] = Clusters.fit(getattr(layer.module, name), values)
+        layer.constrain(name, found[raw])
+
+
+def why_not(layer: Layer, name: str, values: int) -> str | None:
+    """Why a weight cannot be clustered to so many values, or None where it can."""
+    weight: Tensor = getattr(layer.module, name).detach()
+    bits = min((constraint.bits for constraint in layer.constraints(name)), default=32)
+    if not weight.isfinite().all():
+        raise StepError(f"{layer.name} holds weights that are not numbers: repair the model before clustering it")
+    if bits < 32:
+        return f"it is stored in {bits:g} bits already"
+    if any(isinstance(constraint, Clusters) for constraint in layer.constraints(name)):
+        return "it shares values already"
+    if weight.dtype != torch.float32:
+        return f"its weights are {weight.dtype}, not float32".replace("torch.", "")
+    if name in layer.weights and weight.ndim < 2:
+        return "its weights are a vector: too small to be worth it"
+    if weight.numel() <= values:
+        return f"it has only {weight.numel()} weights"
+    return None
+
+
+def _biases(layer: Layer) -> list[str]:
+    constrained = layer.module.parametrizations if parametrize.is_parametrized(layer.module) else ()
+    plain = (name for name, _ in layer.module.named_parameters(recurse=False))
+    return [name for name in (*constrained, *plain) if name not in layer.weights]  # type: ignore[misc]
+
+
+def _tell_untrained(step: WeightClustering, context: Context) -> None:
+    if step.train is None:
+        context.notes.append("the values are not trained, because there is no training data: send some as data.train")
+    idle = sorted(step.model_fields_set & TaughtStep.model_fields.keys() - {"step"})
+    if idle:
+        context.warnings.append(f"{', '.join(idle)} had no effect: the values were not trained")
