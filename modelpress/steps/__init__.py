@@ -15,6 +15,7 @@ from modelpress.steps.half_precision import HalfPrecision
 from modelpress.steps.magnitude_pruning import MagnitudePruning
 from modelpress.steps.quantization_aware_training import QuantizationAwareTraining
 from modelpress.steps.static_quantization import StaticQuantization
+from modelpress.steps.weight_only_quantization import WeightOnlyQuantization
 from modelpress.steps.ternarization import Ternarization
 from modelpress.steps.weight_clustering import WeightClustering
 
@@ -28,6 +29,7 @@ AnyStep = Annotated[
     | StaticQuantization
     | QuantizationAwareTraining
     | DynamicQuantization
+    | WeightOnlyQuantization
     | HalfPrecision
     | Distillation
     | FineTuning,
