@@ -4,11 +4,16 @@ from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from anyio import to_thread
-from sqlalchemy import delete, exists, select
+from sqlalchemy import ColumnElement, delete, exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db.tables import Blob, Dataset, ModelFile
+from app.db.tables import Blob, Dataset, JobCheckpoint, ModelFile
 from app.storage.base import BlobStore
+
+
+def unused() -> ColumnElement[bool]:
+    """Of a blob's row: nothing refers to it."""
+    return ~or_(*(exists().where(table.blob_id == Blob.id) for table in (ModelFile, Dataset, JobCheckpoint)))
 
 
 class BlobRepository:
@@ -21,12 +26,8 @@ class BlobRepository:
         The lock waits for an upload of the same content that is just taking such a blob over.
         """
         await self.session.execute(select(Blob.id).where(Blob.id.in_(blob_ids)).order_by(Blob.id).with_for_update())
-        unused = delete(Blob).where(
-            Blob.id.in_(blob_ids),
-            ~exists().where(ModelFile.blob_id == Blob.id),
-            ~exists().where(Dataset.blob_id == Blob.id),
-        )
-        return list(await self.session.scalars(unused.returning(Blob.id)))
+        left = delete(Blob).where(Blob.id.in_(blob_ids), unused()).returning(Blob.id)
+        return list(await self.session.scalars(left))
 
 
 async def remove_bytes(store: BlobStore, blob_ids: Iterable[UUID]) -> None:

@@ -3,6 +3,7 @@
 RUN_DIR/job.json        a `RunSpec`; file names in it are relative to RUN_DIR
 RUN_DIR/in/…            input files, read-only by convention
 RUN_DIR/out/…           result files
+RUN_DIR/checkpoints/…   what trainings leave for the next attempt, which finds it there; without the folder nothing is
 RUN_DIR/out/result.json a `RunResult`, written last, to a temporary name and renamed
 
 Events are JSON lines (`Event`) on the file descriptor that the runner is given.

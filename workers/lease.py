@@ -73,14 +73,18 @@ class Lease:
 
     def check(self) -> None:
         """Raises FencedError or a StopRunError where there is a reason to stop."""
-        if self.lost():
-            raise FencedError(f"job {self._ownership.job_id}, attempt {self._ownership.attempt}")
+        self.check_ours()
         if self._canceling:
             raise CanceledError
         if time.monotonic() > self._deadline:
             raise DeadlineExceededError
         if self._shutdown.over():
             raise ShutdownError
+
+    def check_ours(self) -> None:
+        """Raises FencedError where the job is another attempt's by now."""
+        if self.lost():
+            raise FencedError(f"job {self._ownership.job_id}, attempt {self._ownership.attempt}")
 
     def lost(self) -> bool:
         return self._fenced or time.monotonic() - self._renewed > self._lease_seconds

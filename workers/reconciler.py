@@ -19,6 +19,7 @@ from app.queue import QUEUES, make_celery, wake
 from app.settings import Settings, get_settings
 from app.storage import open_store
 from app.storage.base import BlobStore
+from workers.checkpoints import drop_outlived
 from workers.takeover import take_back
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class Reconciler:
             wake_again(self.engine, self.celery, self.redis)
         except RedisError:
             log.warning("Redis does not answer; workers look for jobs by themselves", exc_info=True)
+        drop_outlived(self.engine, self.store)
         self.store.sweep(self.settings.staged_seconds)
 
 

@@ -1,5 +1,6 @@
 """Where a run lives on disk: made for one attempt, gone after it, and what a runner left there is read as hostile."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -8,7 +9,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -20,6 +21,7 @@ LARGEST_RESULT = 32 << 20
 LARGEST_SPEC = 1 << 20
 """What a model is known by is read with every list of models."""
 LOCK = "lock"
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 log = logging.getLogger(__name__)
@@ -110,18 +112,41 @@ def read_result(run_dir: Path) -> RunResult:
 @contextmanager
 def open_output(run_dir: Path, name: str) -> Iterator[tuple[BinaryIO, int]]:
     """A plain file directly in out/, never through a link, and its size. Raises InvalidResultError."""
-    if name in {"", ".", ".."} or "/" in name or "\0" in name:
+    if not is_plain(name):
         raise InvalidResultError(f"{name!r} is not the plain name of a file")
-    try:
-        folder = os.open(run_dir / "out", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with ExitStack() as stack:
         try:
-            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-        finally:
+            folder = stack.enter_context(open_folder(run_dir, "out"))
+            file, about = stack.enter_context(open_file(folder, name))
+        except OSError as error:
+            raise InvalidResultError(f"out/{name} cannot be opened: {error.strerror}") from error
+        yield file, about.st_size
+
+
+def is_plain(name: str) -> bool:
+    return name not in {"", ".", ".."} and "/" not in name and "\0" not in name
+
+
+@contextmanager
+def open_folder(run_dir: Path, *names: str) -> Iterator[int]:
+    """A descriptor of a folder that a runner may have made, never through a link. Raises OSError."""
+    folder = os.open(run_dir, FOLDER)
+    try:
+        for name in names:
+            inner = os.open(name, FOLDER, dir_fd=folder)
             os.close(folder)
-    except OSError as error:
-        raise InvalidResultError(f"out/{name} cannot be opened: {error.strerror}") from error
+            folder = inner
+        yield folder
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def open_file(folder: int, name: str) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """Raises OSError, also where it is a link or no plain file."""
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     with os.fdopen(file, "rb") as opened:
         about = os.fstat(file)
         if not stat.S_ISREG(about.st_mode) or about.st_nlink != 1:
-            raise InvalidResultError(f"out/{name} is not a plain file")
-        yield opened, about.st_size
+            raise OSError(errno.EINVAL, "it is not a plain file")
+        yield opened, about

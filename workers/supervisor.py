@@ -15,6 +15,7 @@ from app.settings import Settings
 from app.storage.base import CHUNK, BlobStore, BlobWriter, StorageFullError
 from modelpress.run import Limits, ResultFile, RunError, RunResult
 from workers import diagnosis
+from workers.checkpoints import Checkpoints
 from workers.inputs import CannotStartError, Inputs
 from workers.lease import CanceledError, DeadlineExceededError, Lease, Shutdown, ShutdownError
 from workers.outcomes import finish_compression, finish_inspection
@@ -58,7 +59,10 @@ class Supervisor:
         log.info("job %s: attempt %d of %s begins", claim.job_id, claim.attempt, claim.kind)
         try:
             with self.scratch.run_directory(claim.job_id.hex) as run_dir, lease:
-                self._attempt(Attempt(claim, ownership, lease, run_dir))
+                checkpoints = Checkpoints(
+                    self.engine, self.store, ownership, claim, run_dir, self.settings.heartbeat_seconds
+                )
+                self._attempt(Attempt(claim, ownership, lease, run_dir, checkpoints))
         except FencedError:
             log.warning("job %s: attempt %d is not ours any more; nothing is written", claim.job_id, claim.attempt)
         except OSError:
@@ -77,6 +81,7 @@ class Supervisor:
         except DeadlineExceededError:
             self._fail(attempt, diagnosis.deadline_exceeded(attempt.claim.deadline_seconds))
         except ShutdownError:
+            attempt.keep_checkpoints()
             attempt.insist(attempt.ownership.give_back)
         except (FencedError, OperationalError):
             raise
@@ -88,10 +93,12 @@ class Supervisor:
         inputs = Inputs(self.engine, self.store, attempt.claim, attempt.run_dir, attempt.lease.check)
         spec = inputs.spec(Limits(threads=self.threads, memory_bytes=self.memory_bytes), self.pool.sandbox)
         (attempt.run_dir / "job.json").write_text(spec.model_dump_json())
+        if attempt.claim.kind == "compress":
+            attempt.checkpoints.bring(attempt.lease.check, inputs.bytes)
         kills = diagnosis.kernel_memory_kills()
         file_bytes = FILE_BYTES + FILE_BYTES_PER_INPUT_BYTE * inputs.bytes
         with self.pool.run(attempt.run_dir, self.memory_bytes, file_bytes) as runner:
-            watch = Watch(runner, attempt.ownership, attempt.lease.check)
+            watch = Watch(runner, attempt.ownership, attempt.check)
             try:
                 watch.until_end()
             finally:
@@ -150,6 +157,7 @@ class Supervisor:
         log.info("job %s: attempt %d failed: %s", attempt.claim.job_id, attempt.claim.attempt, error.code)
         ownership = attempt.ownership
         if error.retryable:
+            attempt.keep_checkpoints()
             attempt.insist(lambda: ownership.retry(error, self.settings.retry_seconds, attempt.log))
         else:
             attempt.insist(lambda: ownership.fail(error, attempt.log))
@@ -161,7 +169,17 @@ class Attempt:
     ownership: Ownership
     lease: Lease
     run_dir: Path
+    checkpoints: Checkpoints
     log: str = ""
+
+    def check(self) -> None:
+        """Raises what the lease raises; keeps checkpoints on the way."""
+        self.lease.check()
+        self.checkpoints.keep(self.lease.check)
+
+    def keep_checkpoints(self) -> None:
+        """The last ones, for the next attempt, though there is a reason to stop."""
+        self.checkpoints.keep(self.lease.check_ours, last=True)
 
     def insist(self, write: Callable[[], object]) -> None:
         """The attempt's last write, tried until the lease is out: a database that restarts must not cost the work."""

@@ -219,6 +219,16 @@ class Job(Row, Base):
     request_digest: Mapped[bytes | None] = mapped_column(doc="of the request body, to tell a replay from another job")
 
 
+class JobCheckpoint(Base):
+    """How far a job's trainings have come, for its next attempt; the reconciler removes it once the job has ended."""
+
+    __tablename__ = "job_checkpoints"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True, doc="path below the run directory's checkpoints/")
+    blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"), index=True)
+
+
 class JobEvent(Base):
     """What happened to a job, in order. Inserting one notifies the channel `modelpress_jobs` (by a trigger)."""
 

@@ -78,8 +78,8 @@ class Desk:
         with Session(self.engine) as session:
             return list(session.scalars(select(Model).where(Model.job_id == job_id)))
 
-    def events(self, job_id: UUID, kind: str = "status") -> list[dict[str, Any]]:
-        query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type == kind).order_by(JobEvent.id)
+    def events(self, job_id: UUID, kind: str = "status", **columns: Any) -> list[dict[str, Any]]:
+        query = select(JobEvent).filter_by(job_id=job_id, type=kind, **columns).order_by(JobEvent.id)
         with Session(self.engine) as session:
             return [event.data for event in session.scalars(query)]
 

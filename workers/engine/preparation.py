@@ -92,6 +92,7 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
         deadline=began + STEPS_SHARE * (reporter.deadline - began),
         progress=reporter.progress,
         metric=reporter.metric,
+        checkpoints=checkpoints if (checkpoints := run_dir / "checkpoints").is_dir() else None,
     )
     return Prepared(original, file, checked, data, conditions, context)
 
