@@ -42,6 +42,11 @@ def lstm_branch(name: str, inputs: int) -> GraphProto:
     return graph
 
 
+def fast_gelu() -> bytes:
+    """One node, which only ONNX Runtime knows."""
+    return made("g (float[n, 4] x) => (float[n, 4] y) { y = com.microsoft.FastGelu(x) }").SerializeToString()
+
+
 def speech() -> Model:
     """As silero-VAD: another LSTM for each sample rate, chosen by a scalar input."""
     model = made(

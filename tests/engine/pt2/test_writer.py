@@ -7,10 +7,10 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from tests.engine.huggingface.models import inputs, make, saved
+from tests.engine.onnx.odd_models import fast_gelu
 from workers.engine.constraints import Mask, constrain
 from workers.engine.errors import UnsupportedModelError
 from workers.engine.graph import Graph
@@ -178,12 +178,5 @@ def test_quantized_activations_are_refused(tmp_path: Path) -> None:
 
 
 def test_parts_that_only_onnx_runtime_knows_are_refused(tmp_path: Path) -> None:
-    node = helper.make_node("FastGelu", ["x"], ["y"], domain="com.microsoft")
-    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")]
-    model = helper.make_model(
-        helper.make_graph([node], "g", info[:1], info[1:]),
-        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)],
-        ir_version=9,
-    )
     with pytest.raises(UnsupportedModelError, match="kept as ONNX nodes, which PyTorch cannot run"):
-        write_model(read_onnx(model.SerializeToString()), "pt2", tmp_path / "model.pt2")
+        write_model(read_onnx(fast_gelu()), "pt2", tmp_path / "model.pt2")

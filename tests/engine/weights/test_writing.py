@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from onnx import TensorProto, helper
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.engine.onnx.odd_models import fast_gelu
 from workers.engine.constraints import Mask, constrain
 from workers.engine.errors import UnsupportedModelError
 from workers.engine.quantization.fake_quantize import FakeQuantize
@@ -81,12 +81,5 @@ def test_quantized_activations_are_refused(tmp_path: Path) -> None:
 
 
 def test_parts_that_only_onnx_runtime_knows_are_refused(tmp_path: Path) -> None:
-    node = helper.make_node("FastGelu", ["x"], ["y"], domain="com.microsoft")
-    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")]
-    model = helper.make_model(
-        helper.make_graph([node], "g", info[:1], info[1:]),
-        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)],
-        ir_version=9,
-    )
     with pytest.raises(UnsupportedModelError, match="kept as ONNX nodes"):
-        write_model(read_onnx(model.SerializeToString()), "safetensors", tmp_path / "result")
+        write_model(read_onnx(fast_gelu()), "safetensors", tmp_path / "result")
