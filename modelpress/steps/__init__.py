@@ -12,6 +12,7 @@ from modelpress.steps.distillation import Distillation
 from modelpress.steps.dynamic_quantization import DynamicQuantization
 from modelpress.steps.fine_tuning import FineTuning
 from modelpress.steps.half_precision import HalfPrecision
+from modelpress.steps.low_rank_factorization import LowRankFactorization
 from modelpress.steps.magnitude_pruning import MagnitudePruning
 from modelpress.steps.quantization_aware_training import QuantizationAwareTraining
 from modelpress.steps.static_quantization import StaticQuantization
@@ -22,6 +23,7 @@ from modelpress.steps.weight_clustering import WeightClustering
 AnyStep = Annotated[
     ChannelPruning
     | DepthPruning
+    | LowRankFactorization
     | MagnitudePruning
     | WeightClustering
     | Binarization

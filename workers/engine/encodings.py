@@ -26,6 +26,8 @@ NARROW_KINDS = {
 }
 OPSET_OF_BITS = {2: 25, 4: 21, 8: 21}
 """First opset whose `DequantizeLinear` takes blocks of such integers."""
+IN_BYTES = 4
+"""The `accuracy_level` of `MatMulNBits` that lets it round its inputs to 8 bits."""
 
 
 def packed(values: Tensor, bits: int) -> Tensor:
@@ -34,6 +36,34 @@ def packed(values: Tensor, bits: int) -> Tensor:
     filled = F.pad(values.view(torch.uint8) & (2**bits - 1), (0, -values.shape[-1] % each))
     lanes = filled.unflatten(-1, (-1, each)).to(torch.int32) << (bits * torch.arange(each, dtype=torch.int32))
     return lanes.sum(-1).to(torch.uint8)
+
+
+def unpacking(onnx: OnnxBuilder, name: str, values: Tensor, bits: int) -> str:
+    """Store integers (uint8) of so few bits packed; the name of what unfolds to them again, uint8 of their shape.
+
+    Each byte is shifted by every multiple of the bits, and what is above them is cut off.
+    """
+    if bits == 8:
+        return onnx.initializer(name, values)
+    whole = values.shape[-1] % (8 // bits) == 0  # then it lies as kernels for packed integers have it
+    content = packed(values if whole else values.flatten(), bits)
+    stored = onnx.node("Reshape", [onnx.initializer(f"{name}_packed", content), (-1, 1)], f"{name}_bytes", label="")
+    steps = onnx.initializer(f"steps_{bits}", torch.arange(0, 8, bits, dtype=torch.uint8))
+    limit = onnx.initializer(f"limit_{bits}", torch.tensor(2**bits, dtype=torch.uint8))
+    shifted = onnx.node("BitShift", [stored, steps], f"{name}_shifted", label="", direction="RIGHT")
+    flat = onnx.node("Mod", [shifted, limit], f"{name}_lanes", label="")
+    if not whole:
+        flat = onnx.node("Reshape", [flat, (-1,)], f"{name}_flat", label="")
+        flat = onnx.node("Slice", [flat, (0,), (values.numel(),)], f"{name}_whole", label="")
+    return onnx.node("Reshape", [flat, tuple(values.shape)], name, label="")
+
+
+def stored_halves(onnx: OnnxBuilder, name: str, numbers: Tensor) -> str:
+    """Store floats in their own type; the name of the same as float32."""
+    stored = onnx.initializer(name, numbers)
+    if numbers.dtype == torch.float32:
+        return stored
+    return onnx.node("Cast", [stored], f"{name}_float", label="", to=TensorProto.FLOAT)
 
 
 class Encoding(Protocol):
@@ -165,8 +195,19 @@ class BlockIntegers:
 class ProductIntegers(BlockIntegers):
     """The same for the weight (out, in) of a matrix product, which ONNX Runtime computes without unfolding it.
 
-    `values` and `zero_point` uint8; `block` 16 or a larger power of two. Without a zero point it is half the range.
+    `values` and `zero_point` uint8; `block` 16 or a larger power of two; `scale` float32 or bfloat16. Without a zero
+    point it is half the range. `rounded`: ONNX Runtime may round the inputs to 8 bits, block by block, and multiply
+    integers, which is faster for large matrices.
     """
+
+    rounded: bool = False
+
+    @property
+    def bits(self) -> float:
+        """As stored: rows are filled up to whole blocks."""
+        zeros = 0 if self.zero_point is None else packed(self.zero_point, self.width).nbytes
+        filled = self.scale.numel() * self.block * self.width
+        return (filled + 8 * (self.scale.nbytes + zeros)) / self.values.numel()
 
     def multiply(self, onnx: OnnxBuilder, node: fx.Node, bias: str) -> None:
         """Write the product of the node's input with the weight, and the bias ("": none)."""
@@ -176,18 +217,21 @@ class ProductIntegers(BlockIntegers):
         inputs: list[Any] = [
             node.args[0],
             onnx.initializer(f"{name}.weight_packed", packed(blocks, self.width)),
-            onnx.initializer(f"{name}.weight_scale", self.scale),
+            stored_halves(onnx, f"{name}.weight_scale", self.scale),
         ]
         if self.zero_point is not None:
             inputs.append(onnx.initializer(f"{name}.weight_zero_point", packed(self.zero_point, self.width)))
         if bias:
             inputs += [None] * (5 - len(inputs)) + [bias]
         sizes = {"K": inside, "N": out, "bits": self.width, "block_size": self.block}
+        if self.rounded:
+            sizes["accuracy_level"] = IN_BYTES
         onnx.emit(node, "MatMulNBits", inputs, domain="com.microsoft", **sizes)
 
     def write(self, onnx: OnnxBuilder, name: str) -> str:
+        """For layers that are no product: unfolded by `DequantizeLinear`."""
         if self.zero_point is not None:
-            return super().write(onnx, name)
+            return BlockIntegers.write(replace(self, scale=self.scale.float()), onnx, name)
         middle = torch.full_like(self.scale, 2 ** (self.width - 1), dtype=torch.uint8)
         return replace(self, zero_point=middle).write(onnx, name)
 
@@ -215,22 +259,9 @@ class Codebook:
 
     def write(self, onnx: OnnxBuilder, name: str) -> str:
         book = onnx.initializer(f"{name}_codebook", self.values)
-        indices = onnx.node("Cast", [self._unpacked(onnx, f"{name}_indices")], f"{name}_integers", to=TensorProto.INT32)
+        plain = unpacking(onnx, f"{name}_indices", self.indices, int(self.bits))
+        indices = onnx.node("Cast", [plain], f"{name}_integers", to=TensorProto.INT32)
         if self.scale is None:
             return onnx.node("Gather", [book, indices], f"{name}_values")
         values = onnx.node("Gather", [book, indices], f"{name}_unscaled")
         return onnx.node("Mul", [values, onnx.initializer(f"{name}_scale", self.scale)], f"{name}_values")
-
-    def _unpacked(self, onnx: OnnxBuilder, name: str) -> str:
-        """Each byte shifted by every multiple of the bits, and what is above them cut off."""
-        width, shape = int(self.bits), tuple(self.indices.shape)
-        if width == 8:
-            return onnx.initializer(name, self.indices)
-        stored = onnx.initializer(f"{name}_packed", packed(self.indices.flatten(), width).unsqueeze(1))
-        steps = onnx.initializer(f"{name}_steps", torch.arange(0, 8, width, dtype=torch.uint8))
-        limit = onnx.initializer(f"{name}_limit", torch.tensor(2**width, dtype=torch.uint8))
-        shifted = onnx.node("BitShift", [stored, steps], f"{name}_shifted", direction="RIGHT")
-        flat = onnx.node("Reshape", [onnx.node("Mod", [shifted, limit], f"{name}_lanes"), (-1,)], f"{name}_flat")
-        if self.indices.numel() % (8 // width):
-            flat = onnx.node("Slice", [flat, (0,), (self.indices.numel(),)], f"{name}_whole")
-        return onnx.node("Reshape", [flat, shape], name)

@@ -14,7 +14,7 @@ SMALLEST_SCALE = 2.0**-100
 """Scales of dead channels; far above where 32-bit floats lose their precision."""
 
 
-def _straight_through(value: Tensor, raw: Tensor) -> Tensor:
+def straight_through(value: Tensor, raw: Tensor) -> Tensor:
     """The value exactly, and the raw weight's gradient."""
     return value.detach() + (raw - raw.detach())
 
@@ -52,7 +52,7 @@ class IntegerGrid(Constraint):
         return (weight / self.scale).round().clamp(-self.limit, self.limit)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return _straight_through(self.integers(weight) * self.scale, weight)
+        return straight_through(self.integers(weight) * self.scale, weight)
 
     def narrow(self, axis: int, index: Tensor) -> None:
         if axis in self.axes:
@@ -112,7 +112,7 @@ class BiasGrid(Constraint):
         return (bias.double() / self.scale.double()).round().clamp(-limit, limit)
 
     def forward(self, bias: Tensor) -> Tensor:
-        return _straight_through((self.integers(bias) * self.scale.double()).to(bias.dtype), bias)
+        return straight_through((self.integers(bias) * self.scale.double()).to(bias.dtype), bias)
 
     def narrow(self, axis: int, index: Tensor) -> None:
         self.scale = self.scale.index_select(axis, index)

@@ -55,8 +55,13 @@ class Steps:
             return
         self.values[node] = [self._result(node, batch) for batch in self._batches]
 
+    def arguments(self, node: fx.Node, batch: int) -> tuple[Any, Any]:
+        """What a node is called with on one batch, positions and keywords."""
+        found: tuple[Any, Any] = fx.node.map_arg((node.args, node.kwargs), lambda value: self.values[value][batch])
+        return found
+
     def _result(self, node: fx.Node, batch: int) -> Any:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda value: self.values[value][batch])
+        args, kwargs = self.arguments(node, batch)
         return getattr(self._interpreter, node.op)(node.target, args, kwargs)
 
     def forget(self, node: fx.Node) -> None:
