@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from modelpress.steps import STEPS
-from tests.engine.pipeline.models import compress, convolutional, images, residual
+from tests.engine.pipeline.models import compress, convolutional, images, residual, wide
 from workers.engine.steps import APPLY
 
 QUICK = {"epochs": 1}
 """For steps that train; the others have no such option."""
-MODELS = {"depth_pruning": residual}
+MODELS = {"depth_pruning": residual, "low_rank_factorization": wide}
 """For steps that look for something that not every model has."""
 
 

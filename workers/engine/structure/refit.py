@@ -6,7 +6,7 @@ that the layers before it, fitted already, give it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -50,8 +50,23 @@ def refit(
         for slot in group.slots
         if slot.role == "takes" and slot.axis
     }
+    return fit_layers(before, after, lambda node: str(node.target) in poorer, batches, rows)
+
+
+@torch.no_grad()
+def fit_layers(
+    before: Graph,
+    after: Graph,
+    poorer: Callable[[fx.Node], bool],
+    batches: Sequence[Sequence[Tensor]],
+    rows: Mapping[str, Tensor] | None = None,
+) -> int:
+    """The same for the layers of `after` that are `poorer`, each to what the node of its name gave before.
+
+    `rows`: of leaves of which some outputs are gone, those that are left.
+    """
     twins = {node.name: node for node in before.module.graph.nodes}
-    layers = [node for node in _fittable(after) if str(node.target) in poorer and node.name in twins]
+    layers = [node for node in _fittable(after) if poorer(node) and node.name in twins]
     old, new = Steps(before.module, batches), Steps(after.module, batches)
     ahead = iter(before.module.graph.nodes)
     for node in after.module.graph.nodes:
@@ -59,7 +74,7 @@ def refit(
             break
         if node in layers:
             _run_until(twins[node.name], ahead, old)
-            left = rows.get(str(node.target))
+            left = (rows or {}).get(str(node.target))
             pairs = zip(new.values[source_of(node)], old.values[twins[node.name]], strict=True)
             _fit(module_of(node), [(x, _part(y, node, left)) for x, y in pairs])
         new.run(node)

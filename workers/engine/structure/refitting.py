@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -24,14 +24,23 @@ Batches = list[tuple[Tensor, ...]]
 
 
 def refitted(whole: Graph, graph: Graph, keep: Mapping[str, Tensor], context: Context) -> Graph:
-    """The graph with fitted layers, where that brings the outputs of examples that were not used nearer to before."""
+    """The graph with the layers fitted that lost inputs, where that helps."""
+    groups = find_groups(whole)
+    return fitted_where_it_helps(whole, graph, lambda other, used: refit(whole, other, groups, keep, used), context)
+
+
+def fitted_where_it_helps(whole: Graph, graph: Graph, fit: Callable[[Graph, Batches], int], context: Context) -> Graph:
+    """The graph with fitted layers, where that brings the outputs of examples that were not used nearer to before.
+
+    `fit` changes a graph in place by the examples that it is given, and returns how many layers it fitted.
+    """
     fitted = graph.copy()
     with on_device(whole, context.device), on_device(graph, context.device), on_device(fitted, context.device):
         calibration = Calibration.of(whole, context)
         room = max(2, AT_A_TIME * MOST_BYTES // bytes_per_example(whole, calibration.some(2)[0]))
         batches = calibration.some(min(room, FITTED))
         held, used = _divided(batches)
-        layers = refit(whole, fitted, find_groups(whole), keep, used)
+        layers = fit(fitted, used)
         errors = [_error(whole, other, held) for other in (graph, fitted)]
     if not layers or errors[1] >= errors[0]:
         context.notes.append(
