@@ -83,7 +83,7 @@ def test_many_processes_may_start_on_an_empty_database_at_once(empty_database_ur
         thread.join(60)
     assert failures == []
     with psycopg.connect(empty_database_url) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]
 
 
 def test_files_from_before_they_had_a_suffix_get_that_of_their_model(empty_database_url):

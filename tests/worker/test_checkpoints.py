@@ -1,7 +1,6 @@
 """What a training has reached outlives the attempt, for the same job alone, and goes with its end."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -172,8 +171,8 @@ def test_what_was_brought_is_not_stored_again(attempt: Checkpoints, tmp_path: Pa
 
 
 @pytest.fixture
-def attempt(desk: Desk, tmp_path: Path) -> Iterator[Checkpoints]:
-    yield attempt_at(desk, tmp_path / "run")
+def attempt(desk: Desk, tmp_path: Path) -> Checkpoints:
+    return attempt_at(desk, tmp_path / "run")
 
 
 def attempt_at(desk: Desk, run_dir: Path) -> Checkpoints:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from redis import Redis
@@ -17,10 +18,15 @@ from app.db.tables import Job
 from app.queue import make_celery, wake
 from app.settings import Settings
 from tests.worker.jobs import Desk, program, until
-from tests.worker.processes import RECONCILER, WORKER, Service, busy_runner
+from tests.worker.processes import REAL_WORKER, RECONCILER, WORKER, Service, busy_runner
 from workers.takeover import take_back
 
 pytestmark = pytest.mark.slow
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples/fashion_mnist"
+EPOCHS = 40
+"""Some seconds of training, so that there is time to end it."""
 
 
 @pytest.fixture
@@ -87,6 +93,39 @@ def test_a_worker_leaves_the_jobs_of_its_living_neighbours_alone(
     busy_runner(service)
     with Service(settings, folder):
         assert desk.wait(job_id, "succeeded").attempt == 1
+
+
+def test_a_training_survives_the_end_of_its_runner_and_of_its_worker(
+    desk: Desk, settings: Settings, folder: Path
+) -> None:
+    """The real engine: what two attempts have trained, the third does not train again."""
+    model, data = ((EXAMPLE / name).read_bytes() for name in ("lenet5.onnx", "calibrate.npz"))
+    roomy = settings.model_copy(update={"runner_memory_bytes": 4 << 30})
+    recipe = {"recipe": [{"step": "distillation", "epochs": EPOCHS, "batch_size": 16}]}
+    with Service(roomy, folder, REAL_WORKER) as service:
+        dataset = desk.wait(desk.inspect_dataset(data), "succeeded", seconds=60).dataset_id
+        job_id = desk.compress(model, request=recipe, data={"train": str(dataset)})
+        until(lambda: last_epoch(desk, job_id, 1) >= 2, 60)
+        busy_runner(service).kill()
+        until(lambda: last_epoch(desk, job_id, 2) >= 4, 60)
+        service.kill()
+        with Service(roomy, folder, REAL_WORKER):
+            job = desk.wait(job_id, "succeeded", seconds=90)
+    assert job.attempt == 3
+    for attempt in (2, 3):
+        assert epochs(desk, job_id, attempt)[0] > 1, "it began anew"
+    assert job.report is not None
+    (note,) = [note for note in job.report["steps"][0]["notes"] if "earlier attempt" in note]
+    assert f"in {EPOCHS} epochs" in note
+    assert len(desk.results(job_id)) == 1
+
+
+def epochs(desk: Desk, job_id: UUID, attempt: int) -> list[float]:
+    return [event["values"]["epoch"] for event in desk.events(job_id, "metric", attempt=attempt)]
+
+
+def last_epoch(desk: Desk, job_id: UUID, attempt: int) -> float:
+    return max(epochs(desk, job_id, attempt), default=0)
 
 
 def test_a_killed_zygote_is_replaced(desk: Desk, service: Service) -> None:
