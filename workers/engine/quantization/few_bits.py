@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from modelpress.steps import LayerSelection
 from workers.engine.constraints import Constraint, raw_parameter
 from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph, Layer
 from workers.engine.quantization.edges import edge_layers
 from workers.engine.quantization.storage import channel_axes
-from workers.engine.selection import selected, tell_untouched
+from workers.engine.selection import tell_untouched
 
 NODES = 1024
 """Bytes that unfolding a weight takes in a file, about: what saves less is left as it is."""
@@ -39,16 +38,14 @@ class Weight:
         return channel_axes(self.layer, self.name)
 
 
-def weights_for(
-    selection: LayerSelection, graph: Graph, context: Context, bits: Callable[[bool], float]
-) -> list[Weight]:
-    """The weights of the selected layers that can be stored in so many bits, which are asked for by being at an edge.
+def weights_for(layers: Iterable[Layer], graph: Graph, context: Context, bits: Callable[[bool], float]) -> list[Weight]:
+    """The weights of these layers that can be stored in so many bits, which are asked for by being at an edge.
 
-    As many as they have now: it is left alone. Says why others are left alone; raises StepError where none is left.
+    Says why others are left alone: those, for one, that take no more bits now.
     """
     edges = edge_layers(graph)
     found = []
-    for layer in selected(selection, graph):
+    for layer in layers:
         reasons = {}
         for name in layer.weights:
             weight = Weight(layer, name, layer.name in edges)
@@ -58,10 +55,13 @@ def weights_for(
             else:
                 reasons[name] = reason
         tell_untouched(context, layer, reasons)
-    if not found:
-        told = "; ".join(f"{name}: {reason}" for name, reason in context.untouched.items())
-        raise StepError(f"none of the selected layers can be brought to fewer bits ({told})")
     return found
+
+
+def none_left(context: Context) -> StepError:
+    """What is raised where no weight can be brought to fewer bits."""
+    told = "; ".join(f"{name}: {reason}" for name, reason in context.untouched.items())
+    return StepError(f"none of the selected layers can be brought to fewer bits ({told})")
 
 
 def _why_not(weight: Weight, bits: float) -> str | None:

@@ -2,64 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Self
+from abc import abstractmethod
+from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from workers.engine.constraints import Constraint
 from workers.engine.encodings import Codebook, Encoding
 from workers.engine.quantization.grid import SMALLEST_SCALE
+from workers.engine.quantization.learned_scale import LearnedScale, inner_axes
 
 THRESHOLD = 0.7
 """Of the mean magnitude: weights below it become zero (Li & Liu, arXiv:1605.04711)."""
 WINDOW = 3.0
-"""Latent weights beyond so many scales are not pushed further outwards: they would never come back over zero."""
+"""Latent weights beyond so many scales are pushed no further outwards: they would never come back over zero."""
 
 
-class FewValues(Constraint):
-    """weight → scale × sign: one scale, which is trained, for each channel.
+class FewValues(LearnedScale):
+    """weight → scale × sign. The latent weight decides the sign only; its gradient is that of what it became."""
 
-    `start` and what it is trained by are as in `LearnedGrid`.
-    """
-
-    values: tuple[float, ...]
-    start: Tensor
-
-    def __init__(self, start: Tensor, axes: tuple[int, ...]) -> None:
-        super().__init__()
-        self.axes = axes
-        self.register_buffer("start", start.detach().clone().float().clamp_min(SMALLEST_SCALE))
-        self.growth = nn.Parameter(torch.zeros_like(self.start))
+    values: ClassVar[tuple[float, ...]]
 
     @classmethod
     def fit(cls, weight: Tensor, axes: tuple[int, ...]) -> Self:
         """The scales that move the weights least, in squares: the mean magnitude of those that are not zero."""
-        new = cls(torch.ones([size if axis in axes else 1 for axis, size in enumerate(weight.shape)]), axes)
         weight = weight.detach().float()
-        signs, others = new.signs(weight), [axis for axis in range(weight.dim()) if axis not in axes]
-        count = signs.abs().sum(others, keepdim=True).clamp_min(1)
-        new.start = ((weight * signs).sum(others, keepdim=True) / count).clamp_min(SMALLEST_SCALE)
-        return new
+        new = cls(torch.ones([size if axis in axes else 1 for axis, size in enumerate(weight.shape)]), axes)
+        signs, inner = new.signs(weight), inner_axes(weight, axes)
+        count = signs.abs().sum(inner, keepdim=True).clamp_min(1)
+        return cls(((weight * signs).sum(inner, keepdim=True) / count).clamp_min(SMALLEST_SCALE), axes)
 
-    @property
-    def scale(self) -> Tensor:
-        return self.start * self.growth.exp()
-
+    @abstractmethod
     def signs(self, weight: Tensor) -> Tensor:
         """-1, 0 and 1, as floats."""
-        raise TypeError(type(self).__name__)
 
     def forward(self, weight: Tensor) -> Tensor:
-        scale, held = self.scale, weight.detach()
-        fixed = scale.detach()
-        inside = weight.clamp(-WINDOW * fixed, WINDOW * fixed)
-        return self.signs(held) * scale + (inside - inside.detach())
-
-    def narrow(self, axis: int, index: Tensor) -> None:
-        if axis in self.axes:
-            self.start = self.start.index_select(axis, index)
-            self.growth = nn.Parameter(self.growth.detach().index_select(axis, index))
+        scale = self.scale
+        reach = WINDOW * scale.detach()
+        latent = weight.clamp(-reach, reach)
+        return self.signs(weight.detach()) * scale + (latent - latent.detach())
 
     def encode(self, weight: Tensor) -> Encoding:
         values = torch.tensor(self.values)
@@ -83,6 +64,5 @@ class Ternary(FewValues):
     values = (-1.0, 0.0, 1.0)
 
     def signs(self, weight: Tensor) -> Tensor:
-        others = [axis for axis in range(weight.dim()) if axis not in self.axes]
-        threshold = THRESHOLD * weight.abs().mean(others, keepdim=True)
+        threshold = THRESHOLD * weight.abs().mean(inner_axes(weight, self.axes), keepdim=True)
         return torch.where(weight.abs() > threshold, weight.sign(), 0.0)

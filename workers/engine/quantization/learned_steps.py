@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from workers.engine.constraints import Constraint
 from workers.engine.encodings import Codebook, Encoding, ScaledIntegers
 from workers.engine.quantization.grid import SMALLEST_SCALE
+from workers.engine.quantization.learned_scale import LearnedScale, inner_axes
 
 TRIED = 32
 """Steps that are tried for each channel, from the one that just holds its largest weight down to a fifth of that."""
 LEAST = 0.2
-STORED_BITS = {2: 2.0, 3: 4.0, 4: 4.0, 8: 8.0}
-"""By the bits of a grid: files hold 1, 2, 4 or 8 bits a value."""
+STORED_BITS = {2: 2.0, 3: 4.0, 4: 4.0}
+"""By the bits of a grid, where it is not a byte: files hold 1, 2, 4 or 8 bits a value."""
 
 
 class _OnGrid(torch.autograd.Function):
@@ -35,14 +35,8 @@ class _OnGrid(torch.autograd.Function):
         scaled, integers, step = ctx.saved_tensors
         low, high = ctx.bounds
         inside = (scaled >= low) & (scaled <= high)
-        by_step = torch.where(inside, integers - scaled, integers)
-        return (
-            gradient * inside,
-            (gradient * by_step).sum_to_size(step.shape) * ctx.share,
-            None,
-            None,
-            None,
-        )
+        moved = torch.where(inside, integers - scaled, integers)
+        return gradient * inside, (gradient * moved).sum_to_size(step.shape) * ctx.share, None, None, None
 
 
 def on_grid(value: Tensor, step: Tensor, low: int, high: int, share: float = 1.0) -> Tensor:
@@ -51,73 +45,61 @@ def on_grid(value: Tensor, step: Tensor, low: int, high: int, share: float = 1.0
     Inside of the grid gradients pass straight through. A step's gradient is how far its values moved by rounding, or
     the bound at which they were cut off, times `share`.
     """
-    result: Tensor = _OnGrid.apply(value, step, low, high, share)  # type: ignore[no-untyped-call]  # of torch
+    result: Tensor = _OnGrid.apply(value, step, low, high, share)
     return result
 
 
-class LearnedGrid(Constraint):
-    """weight → step × integer, of 2, 3, 4 or 8 bits; the step is trained. Zero stays zero.
+class LearnedGrid(LearnedScale):
+    """weight → step × integer, of 2 to 8 bits; the step is trained. Zero stays zero.
 
-    Below 8 bits there is one integer more on the negative side, -2, -1, 0 and 1 of two bits: a channel whose large
-    weights are positive has a negative step. The step is trained as the logarithm of a factor, so that an update moves
-    a small one by the same share as a large one, no decay pulls it to zero and none changes its sign.
+    Unless it is `even`, there is one integer more on the negative side, -2, -1, 0 and 1 of two bits: a channel whose
+    large weights are positive has a negative step.
     """
 
-    start: Tensor
-    """The steps before the training, of the weight's rank: as long as it along `axes`, else 1."""
-
-    def __init__(self, start: Tensor, axes: tuple[int, ...], width: int) -> None:
-        super().__init__()
-        self.axes = axes
+    def __init__(self, start: Tensor, axes: tuple[int, ...], width: int, *, even: bool = False) -> None:
+        super().__init__(start, axes)
         self.width = width
-        self.bits = STORED_BITS[width]
-        self.register_buffer("start", start.detach().clone().float())
-        self.growth = nn.Parameter(torch.zeros_like(self.start))
+        self.even = even
+        self.bits = STORED_BITS.get(width, 8.0)
 
     @classmethod
-    def fit(cls, weight: Tensor, axes: tuple[int, ...], width: int) -> Self:
-        """The steps that move each channel's weights least, in squares. Channels of zeros get the mean of the others'."""
-        low, high = bounds(width)
-        others = [axis for axis in range(weight.dim()) if axis not in axes]
-        weight = weight.detach().float()
-        largest = weight.abs().amax(others, keepdim=True)
+    def fit(cls, weight: Tensor, axes: tuple[int, ...], width: int, *, even: bool = False) -> Self:
+        """The steps that move each channel's weights least, in squares. One of zeros only gets the others' mean."""
+        low, high = bounds(width, even=even)
+        weight, inner = weight.detach().float(), inner_axes(weight, axes)
+        largest = weight.abs().amax(inner, keepdim=True)
         best, error = largest / high, torch.full_like(largest, torch.inf)
-        for sign in (1, -1) if low + high else (1,):
-            for part in torch.linspace(1, LEAST, TRIED):
+        for sign in (1,) if even else (1, -1):
+            for part in torch.linspace(1, LEAST, TRIED).tolist():
                 step = sign * (part * largest / high).clamp_min(SMALLEST_SCALE)
-                moved = ((weight / step).round().clamp(low, high) * step - weight).square().sum(others, keepdim=True)
+                moved = ((weight / step).round().clamp(low, high) * step - weight).square().sum(inner, keepdim=True)
                 best, error = torch.where(moved < error, step, best), torch.minimum(moved, error)
         empty = largest == 0
-        usual = best[~empty].abs().mean() if not bool(empty.all()) else torch.ones(())
-        return cls(torch.where(empty, usual, best), axes, width)
+        usual = torch.ones(()) if bool(empty.all()) else best[~empty].abs().mean()
+        return cls(torch.where(empty, usual, best), axes, width, even=even)
 
     @property
-    def scale(self) -> Tensor:
-        return self.start * self.growth.exp()
+    def bounds(self) -> tuple[int, int]:
+        return bounds(self.width, even=self.even)
 
     def integers(self, weight: Tensor) -> Tensor:
         """Float tensor of whole numbers."""
-        return (weight / self.scale).round().clamp(*bounds(self.width))
+        return (weight / self.scale).round().clamp(*self.bounds)
 
     def forward(self, weight: Tensor) -> Tensor:
-        low, high = bounds(self.width)
+        low, high = self.bounds
         share = (high * weight.numel() / self.start.numel()) ** -0.5
         return on_grid(weight, self.scale, low, high, share)
 
-    def narrow(self, axis: int, index: Tensor) -> None:
-        if axis in self.axes:
-            self.start = self.start.index_select(axis, index)
-            self.growth = nn.Parameter(self.growth.detach().index_select(axis, index))
-
     def encode(self, weight: Tensor) -> Encoding:
-        low, high = bounds(self.width)
-        integers = self.integers(weight)
-        if self.width == 8:
-            return ScaledIntegers(integers.to(torch.int8), self.scale.detach())
-        return Codebook((integers - low).to(torch.uint8), torch.arange(low, high + 1).float(), self.scale.detach())
+        low, high = self.bounds
+        integers, scale = self.integers(weight), self.scale.detach()
+        if self.width not in STORED_BITS:
+            return ScaledIntegers(integers.to(torch.int8), scale)
+        return Codebook((integers - low).to(torch.uint8), torch.arange(low, high + 1).float(), scale)
 
 
-def bounds(width: int) -> tuple[int, int]:
-    """The integers of a grid: of 8 bits as many below zero as above it."""
+def bounds(width: int, *, even: bool) -> tuple[int, int]:
+    """The lowest and the highest integer of a grid."""
     high: int = 2 ** (width - 1) - 1
-    return (-high if width == 8 else -high - 1), high
+    return -high if even else -high - 1, high

@@ -5,15 +5,20 @@ from __future__ import annotations
 from modelpress.steps.ternarization import Ternarization
 from workers.engine.context import Context
 from workers.engine.graph import Graph
-from workers.engine.quantization.few_bits import constrain_all, weights_for
+from workers.engine.quantization.few_bits import constrain_all, none_left, weights_for
 from workers.engine.quantization.few_values import Ternary
+from workers.engine.selection import selected
 from workers.engine.steps import applies
 from workers.engine.steps.distillation import distil
 
 
 @applies(Ternarization)
 def ternarization(step: Ternarization, graph: Graph, context: Context) -> Graph:
-    weights = weights_for(step.layers, graph, context, lambda edge: 32.0 if edge and step.keep_edges else Ternary.bits)
+    weights = weights_for(
+        selected(step.layers, graph), graph, context, lambda edge: 32.0 if edge and step.keep_edges else Ternary.bits
+    )
+    if not weights:
+        raise none_left(context)
     made = constrain_all(weights, lambda weight: Ternary.fit(weight.value, weight.axes))
     outcome = distil(step, graph, context)
     values = [weight.value for weight in weights]
