@@ -7,6 +7,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from tests.engine.huggingface.models import inputs, make, saved
