@@ -18,9 +18,9 @@ class WeightOnlyQuantization(Step):
     bits: Literal[8, 4, 3, 2] = Field(4, description="that a weight takes; the scales of the groups come on top")
     method: Literal["auto", "rtn", "hqq", "gptq"] = Field(
         "auto",
-        description="rtn rounds each weight by itself, hqq fits the scales so that few errors are large, gptq lets later "
-        "weights make up for the rounding of earlier ones on calibration data; auto is gptq where there is data and "
-        "hqq where there is none",
+        description="rtn rounds each weight by itself, hqq fits the scales so that few errors are large, gptq lets "
+        "later weights make up for the rounding of earlier ones on calibration data; auto is gptq where there is data "
+        "and hqq where there is none",
     )
     group_size: int | Literal["auto"] | None = Field(
         "auto",
