@@ -26,6 +26,8 @@ NARROW_KINDS = {
 }
 OPSET_OF_BITS = {2: 25, 4: 21, 8: 21}
 """First opset whose `DequantizeLinear` takes blocks of such integers."""
+INNER = "unfolded"
+"""What values are called on the way from stored integers to a weight: a short name, since there are many of them."""
 IN_BYTES = 4
 """The `accuracy_level` of `MatMulNBits` that lets it round its inputs to 8 bits."""
 
@@ -47,15 +49,15 @@ def unpacking(onnx: OnnxBuilder, name: str, values: Tensor, bits: int) -> str:
         return onnx.initializer(name, values)
     whole = values.shape[-1] % (8 // bits) == 0  # then it lies as kernels for packed integers have it
     content = packed(values if whole else values.flatten(), bits)
-    stored = onnx.node("Reshape", [onnx.initializer(f"{name}_packed", content), (-1, 1)], f"{name}_bytes", label="")
+    stored = onnx.node("Reshape", [onnx.initializer(f"{name}_packed", content), (-1, 1)], INNER, label="")
     steps = onnx.initializer(f"steps_{bits}", torch.arange(0, 8, bits, dtype=torch.uint8))
     limit = onnx.initializer(f"limit_{bits}", torch.tensor(2**bits, dtype=torch.uint8))
-    shifted = onnx.node("BitShift", [stored, steps], f"{name}_shifted", label="", direction="RIGHT")
-    flat = onnx.node("Mod", [shifted, limit], f"{name}_lanes", label="")
+    shifted = onnx.node("BitShift", [stored, steps], INNER, label="", direction="RIGHT")
+    flat = onnx.node("Mod", [shifted, limit], INNER, label="")
     if not whole:
-        flat = onnx.node("Reshape", [flat, (-1,)], f"{name}_flat", label="")
-        flat = onnx.node("Slice", [flat, (0,), (values.numel(),)], f"{name}_whole", label="")
-    return onnx.node("Reshape", [flat, tuple(values.shape)], name, label="")
+        flat = onnx.node("Reshape", [flat, (-1,)], INNER, label="")
+        flat = onnx.node("Slice", [flat, (0,), (values.numel(),)], INNER, label="")
+    return onnx.node("Reshape", [flat, tuple(values.shape)], INNER, label="")
 
 
 def stored_halves(onnx: OnnxBuilder, name: str, numbers: Tensor) -> str:
@@ -63,7 +65,7 @@ def stored_halves(onnx: OnnxBuilder, name: str, numbers: Tensor) -> str:
     stored = onnx.initializer(name, numbers)
     if numbers.dtype == torch.float32:
         return stored
-    return onnx.node("Cast", [stored], f"{name}_float", label="", to=TensorProto.FLOAT)
+    return onnx.node("Cast", [stored], INNER, label="", to=TensorProto.FLOAT)
 
 
 class Encoding(Protocol):

@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from workers.engine.encodings import stored_halves, unpacking
+from workers.engine.encodings import INNER, stored_halves, unpacking
 from workers.engine.opsets import OLDEST_OPSET
 
 if TYPE_CHECKING:
@@ -53,14 +53,14 @@ class PackedIntegers:
     def write(self, onnx: OnnxBuilder, name: str) -> str:
         integers = self._floats(onnx, f"{name}_integers", self.values)
         zero = self._zero(onnx, f"{name}_zero")
-        shifted = onnx.node("Sub", [integers, zero], f"{name}_shifted", label="")
+        shifted = onnx.node("Sub", [integers, zero], INNER, label="")
         scale = stored_halves(onnx, f"{name}_scale", self.scale)
         rows, count, length = self.values.shape
         inside = math.prod(self.shape) // rows
-        value = onnx.node("Mul", [shifted, scale], f"{name}_scaled", label="")
+        value = onnx.node("Mul", [shifted, scale], INNER, label="")
         if count * length > inside:
-            value = onnx.node("Reshape", [value, (rows, -1)], f"{name}_rows", label="")
-            value = onnx.node("Slice", [value, (0,), (inside,), (1,)], f"{name}_whole", label="")
+            value = onnx.node("Reshape", [value, (rows, -1)], INNER, label="")
+            value = onnx.node("Slice", [value, (0,), (inside,), (1,)], INNER, label="")
         stored = tuple(self.shape[axis] for axis in self.order)
         value = onnx.node("Reshape", [value, stored], f"{name}_values", label="")
         back = tuple(sorted(range(len(self.order)), key=self.order.__getitem__))
@@ -74,10 +74,10 @@ class PackedIntegers:
         for width in PLANES[self.width]:
             plane = (values.to(torch.int32) >> below & (2**width - 1)).to(torch.uint8)
             plain = unpacking(onnx, f"{name}_{width}" if below else name, plane, width)
-            part = onnx.node("Cast", [plain], f"{name}_{below}_float", label="", to=TensorProto.FLOAT)
+            part = onnx.node("Cast", [plain], INNER, label="", to=TensorProto.FLOAT)
             if below:
-                raised = onnx.node("Mul", [part, onnx.number(2.0**below, torch.float32)], f"{name}_high", label="")
-                part = onnx.node("Add", [total, raised], f"{name}_sum", label="")
+                raised = onnx.node("Mul", [part, onnx.number(2.0**below, torch.float32)], INNER, label="")
+                part = onnx.node("Add", [total, raised], INNER, label="")
             total, below = part, below + width
         return total
 
@@ -88,4 +88,4 @@ class PackedIntegers:
             return stored_halves(onnx, name, self.zero)
         if self.zero.numel() >= WORTH_PACKING:
             return self._floats(onnx, name, self.zero)
-        return onnx.node("Cast", [onnx.initializer(name, self.zero)], f"{name}_float", label="", to=TensorProto.FLOAT)
+        return onnx.node("Cast", [onnx.initializer(name, self.zero)], INNER, label="", to=TensorProto.FLOAT)
