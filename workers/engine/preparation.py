@@ -15,7 +15,8 @@ from modelpress.models import Signature
 from modelpress.run import Compress
 from modelpress.steps import Data
 from workers.engine.context import Batches, Context
-from workers.engine.data import DatasetBatches, SyntheticBatches
+from workers.engine.data import DatasetBatches
+from workers.engine.data.invented import InventedBatches
 from workers.engine.delivery import check_formats
 from workers.engine.errors import InvalidDataError, InvalidModelError
 from workers.engine.graph import Graph
@@ -80,7 +81,7 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
     original.module.eval().to(device)
     context = Context(
         train=data.get("train"),
-        calibrate=_calibration(spec, data, conditions, reporter),
+        calibrate=_calibration(spec, data, original, conditions, reporter),
         teacher=_teacher(spec, run_dir, original, device),
         original=original,
         device=device,
@@ -145,16 +146,19 @@ def _teacher(spec: Compress, run_dir: Path, original: Graph, device: torch.devic
     return graph
 
 
-def _calibration(spec: Compress, data: dict[str, Batches], conditions: Conditions, reporter: Reporter) -> Batches:
+def _calibration(
+    spec: Compress, data: dict[str, Batches], original: Graph, conditions: Conditions, reporter: Reporter
+) -> Batches:
     found = data.get("calibrate") or data.get("train")
     if found is not None:
         return found
-    wanting = [step.step for step in spec.request.recipe if step.data_needed() == Data.CALIBRATE]
+    recipe = spec.request.recipe
+    wanting = [step.step for step in recipe if step.data_needed() == Data.CALIBRATE or step.makes_up()]
     if wanting:
-        reporter.warn(
-            f"{', '.join(wanting)} had no calibration data and used made-up inputs; a few hundred real ones do better"
-        )
-    return SyntheticBatches(conditions.signature, conditions.seed, conditions.free)
+        reporter.warn(f"{', '.join(wanting)} had no data and used made-up inputs; a few hundred real ones do better")
+    trains = any(step.data_needed() == Data.UNLABELLED for step in recipe)
+    seed, free, left = conditions.seed, conditions.free, conditions.deadline
+    return InventedBatches(original, seed=seed, free=free, deadline=left, train=trains)
 
 
 def _seed(seed: int) -> None:

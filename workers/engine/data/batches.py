@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -77,16 +78,29 @@ class SyntheticBatches:
     labelled = False
 
     def __init__(self, signature: Signature, seed: int, free: int) -> None:
-        generator = np.random.default_rng(seed)
-        width = sum(math.prod(_shape(spec, 1, free)) for spec in signature.inputs)
-        self.examples = max(FEWEST_MADE_UP, min(MADE_UP, MADE_UP_VALUES // max(1, width)))
-        self._inputs = [_made_up(spec, _shape(spec, self.examples, free), generator) for spec in signature.inputs]
+        """`free`: the size of dimensions that the model leaves open."""
+        self.signature, self.seed, self.free = signature, seed, free
+
+    @cached_property
+    def inputs(self) -> list[Tensor]:
+        generator = np.random.default_rng(self.seed)
+        examples = self.shown(MADE_UP, MADE_UP_VALUES)
+        return [_made_up(spec, shape_of(spec, examples, self.free), generator) for spec in self.signature.inputs]
+
+    @property
+    def examples(self) -> int:
+        return max((len(x) for x in self.inputs if x.ndim), default=FEWEST_MADE_UP)
+
+    def shown(self, wanted: int, values: int) -> int:
+        """As many examples as are wanted, if they have no more values than this together."""
+        width = sum(math.prod(shape_of(spec, 1, self.free)) for spec in self.signature.inputs)
+        return max(FEWEST_MADE_UP, min(wanted, values // max(1, width)))
 
     def take(self, indices: Tensor) -> tuple[tuple[Tensor, ...], None]:
-        return tuple(array[indices] if array.ndim else array for array in self._inputs), None
+        return tuple(array[indices] if array.ndim else array for array in self.inputs), None
 
 
-def _shape(spec: TensorSpec, examples: int, free: int) -> tuple[int, ...]:
+def shape_of(spec: TensorSpec, examples: int, free: int) -> tuple[int, ...]:
     rest = (dim if isinstance(dim, int) and dim >= 0 else free for dim in spec.shape[1:])
     return (examples, *rest) if spec.shape else ()
 
