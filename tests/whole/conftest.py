@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from modelpress import Client
 from tests.client.conftest import client, lenet
 from tests.service_process import EXAMPLE, Service
 
@@ -19,3 +20,10 @@ def the_service_goes_on(service: Service) -> Iterator[None]:
         job = client.wait_job(client.create_job(model.id, [{"step": "half_precision"}]).id, timeout=120)
     assert job.status == "succeeded"
     assert job.attempt == 1
+
+
+@pytest.fixture(scope="module")
+def client_of_module(service: Service) -> Iterator[Client]:
+    """For what the tests of a module share."""
+    with service.client() as client:
+        yield client

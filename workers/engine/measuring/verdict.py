@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modelpress.jobs import Metric, Targets
-from modelpress.report import Agreement, Latency, Quality, TargetOutcome, Verdict
+from modelpress.report import Agreement, Latency, Quality, TargetOutcome, Traffic, Verdict
 from workers.engine.measuring.metrics import METRICS
 
 WORST_DROP = 0.01
@@ -46,6 +46,7 @@ class Evidence:
     broken: int
     answers: Answers
     """What the judged output holds."""
+    traffic: Traffic | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,10 @@ def _surely_better(quality: Quality) -> bool:
     return quality.n >= FEWEST and (quality.low > 0 if METRICS[quality.metric].rises else quality.high < 0)
 
 
+def _surely_faster(latency: Latency) -> bool:
+    return latency.ratio_low > 1 + NOISE
+
+
 def _change(quality: Quality) -> str:
     verb = "fell" if quality.change < 0 else "rose"
     return (
@@ -152,7 +157,9 @@ def _no_gain(evidence: Evidence) -> list[str]:
     quality = evidence.quality
     if quality is not None and _surely_better(quality):
         return []
-    if evidence.size_ratio >= LEAST_SMALLER or any(latency.ratio_low > 1 + NOISE for latency in evidence.latency):
+    if evidence.size_ratio >= LEAST_SMALLER or any(map(_surely_faster, evidence.latency)):
+        return []
+    if _lighter(evidence):
         return []
     size = evidence.size_ratio
     grown = (
@@ -166,6 +173,15 @@ def _no_gain(evidence: Evidence) -> list[str]:
     return [f"{grown}, and the model is not faster beyond noise{zeros}"]
 
 
+def _lighter(evidence: Evidence) -> list[str]:
+    """What takes fewer bytes on the wire."""
+    if evidence.traffic is None:
+        return []
+    pairs = (("an example to send", evidence.traffic.sent_bytes), ("an answer", evidence.traffic.answered_bytes))
+    ratios = [(what, before / max(1, after)) for what, (before, after) in pairs]
+    return [f"{what} is {ratio:.2f} times smaller" for what, ratio in ratios if ratio >= LEAST_SMALLER]
+
+
 def _slower(evidence: Evidence) -> list[str]:
     return [
         f"the result is slower at batch {latency.batch} with {latency.threads} thread(s): "
@@ -176,7 +192,8 @@ def _slower(evidence: Evidence) -> list[str]:
 
 
 def _gain(evidence: Evidence) -> str:
-    ratio, first, quality = evidence.size_ratio, next(iter(evidence.latency), None), evidence.quality
+    ratio, quality = evidence.size_ratio, evidence.quality
+    first = next(filter(_surely_faster, evidence.latency), next(iter(evidence.latency), None))
     if ratio >= LEAST_SMALLER:
         said = [f"the file is {ratio:.2f} times smaller"]
     else:
@@ -189,6 +206,7 @@ def _gain(evidence: Evidence) -> str:
         said.append(f"{first.ratio:.2f} times as fast at batch {first.batch}")
     elif first is not None:
         said.append("at the same speed")
+    said += _lighter(evidence)
     if quality is not None and _surely_better(quality):
         said.append(_change(quality))
     return ", ".join(said)
