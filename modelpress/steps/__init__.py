@@ -4,27 +4,33 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from modelpress.steps.activation_clipping import ActivationClipping
 from modelpress.steps.base import Data, LayerSelection, Stage, Step
 from modelpress.steps.binarization import Binarization
 from modelpress.steps.channel_pruning import ChannelPruning
 from modelpress.steps.depth_pruning import DepthPruning
 from modelpress.steps.distillation import Distillation
 from modelpress.steps.dynamic_quantization import DynamicQuantization
+from modelpress.steps.feature_selection import FeatureSelection
 from modelpress.steps.fine_tuning import FineTuning
 from modelpress.steps.half_precision import HalfPrecision
+from modelpress.steps.input_compression import InputCompression
 from modelpress.steps.low_rank_factorization import LowRankFactorization
 from modelpress.steps.magnitude_pruning import MagnitudePruning
+from modelpress.steps.movement_pruning import MovementPruning
+from modelpress.steps.output_compression import OutputCompression
 from modelpress.steps.quantization_aware_training import QuantizationAwareTraining
 from modelpress.steps.static_quantization import StaticQuantization
-from modelpress.steps.weight_only_quantization import WeightOnlyQuantization
 from modelpress.steps.ternarization import Ternarization
 from modelpress.steps.weight_clustering import WeightClustering
+from modelpress.steps.weight_only_quantization import WeightOnlyQuantization
 
 AnyStep = Annotated[
     ChannelPruning
     | DepthPruning
     | LowRankFactorization
     | MagnitudePruning
+    | MovementPruning
     | WeightClustering
     | Binarization
     | Ternarization
@@ -33,8 +39,12 @@ AnyStep = Annotated[
     | DynamicQuantization
     | WeightOnlyQuantization
     | HalfPrecision
+    | ActivationClipping
     | Distillation
-    | FineTuning,
+    | FineTuning
+    | FeatureSelection
+    | OutputCompression
+    | InputCompression,
     Field(discriminator="step"),
 ]
 

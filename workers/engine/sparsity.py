@@ -36,6 +36,10 @@ class Pruned:
     name: str
     tied: list[tuple[Layer, str]] = field(default_factory=list)
 
+    @property
+    def uses(self) -> list[tuple[Layer, str]]:
+        return [(self.layer, self.name), *self.tied]
+
     def value(self) -> Tensor:
         """The weight as the layer uses it, so that what earlier steps zeroed counts as zero."""
         return self.layer.weights[self.name].detach()
@@ -51,7 +55,7 @@ class Pruned:
     def masks(self) -> list[Mask]:
         """The mask of each layer that uses the weight; of all weights that are not zero, where it had none."""
         found = []
-        for layer, name in ((self.layer, self.name), *self.tied):
+        for layer, name in self.uses:
             mask = next((one for one in layer.constraints(name) if isinstance(one, Mask)), None)
             if mask is None:
                 mask = Mask(layer.weights[name].detach() != 0)

@@ -1,0 +1,122 @@
+"""Set the weights to zero that training moves towards it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelpress.steps.movement_pruning import MovementPruning
+from workers.engine.batching import batch_of, fixed_batch, on_device, training_data
+from workers.engine.constraints import Constraint, Mask, raw_parameter
+from workers.engine.context import Context
+from workers.engine.errors import StepError
+from workers.engine.graph import Graph
+from workers.engine.sparsity import Gradually, Pruned, prunable, spared, sparsity, without_smallest
+from workers.engine.steps import applies
+from workers.engine.steps.distillation import distil
+
+START = 1e-6
+"""Scores start at their weight's share of the layer's largest, times this: what never moves goes by its size."""
+
+
+class Scores(Constraint):
+    """Zeroes of the weights with the smallest scores, which learn what each zero costs: straight through the mask.
+
+    A score's gradient is that of its weight times the weight: it falls where the training takes the weight to zero.
+    """
+
+    keep: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        size = weight.detach().abs()
+        self.alive = size > 0
+        self.scores = nn.Parameter(START * size / size.max().clamp_min(1e-30))
+        self.register_buffer("keep", self.alive.clone())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * (self.keep.to(weight.dtype) + (self.scores - self.scores.detach()))
+
+    def judged(self) -> Tensor:
+        """The scores; zeros of earlier steps are below all others."""
+        return self.scores.detach().masked_fill(~self.alive.to(self.scores.device), -math.inf)
+
+
+@applies(MovementPruning)
+def movement_pruning(step: MovementPruning, graph: Graph, context: Context) -> Graph:
+    learning = _learning(graph, context)
+
+    def why_not(weight: Pruned) -> str | None:
+        reached = raw_parameter(weight.layer.module, weight.name) in learning
+        return None if reached else "no gradient reaches it from the answers, so that it has no movement"
+
+    weights = prunable(step.layers, graph, context, why_not)
+    start = sparsity(weights)
+    if start >= step.sparsity:
+        raise StepError(
+            f"{start:.2%} of these weights are zero already: ask for a sparsity above that, or leave the step out"
+        )
+    scores = [_scored(weight) for weight in weights]
+    outcome = distil(step, graph, context, Gradually(start, step.sparsity, lambda share: _prune(step, scores, share)))
+    for weight in weights:
+        _settle(weight)
+    total = sum(weight.value().numel() for weight in weights)
+    context.figures |= {"sparsity": sparsity(weights)} | outcome.measured()
+    context.notes += [
+        f"pruned while it was trained: {outcome.told()}",
+        f"{sparsity(weights):.2%} of the {total} weights in {len(weights)} tensors are zero now",
+    ]
+    return graph
+
+
+def _learning(graph: Graph, context: Context) -> set[nn.Parameter]:
+    """The parameters that some answer's gradient reaches."""
+    with on_device(graph, context.device):
+        probe = graph.copy()
+        data = training_data(context)
+        batch = batch_of(data, torch.arange(fixed_batch(graph, context) or 2), context.device)
+    probe.module.train()
+    copies = [parameter.requires_grad_() for parameter in probe.module.parameters() if parameter.is_floating_point()]
+    answers = [answer for answer in probe(*batch.inputs) if answer.requires_grad]
+    if not answers:
+        return set()
+    found = torch.autograd.grad(sum(answer.sum() for answer in answers), copies, allow_unused=True)  # type: ignore[arg-type]  # a sum of tensors is one
+    reached = {id(parameter) for parameter, gradient in zip(copies, found, strict=True) if gradient is not None}
+    pairs = zip(graph.module.parameters(), probe.module.parameters(), strict=True)
+    return {own for own, other in pairs if id(other) in reached}
+
+
+def _scored(weight: Pruned) -> Scores:
+    """One for all layers that use the weight."""
+    scores = Scores(weight.value())
+    for layer, name in weight.uses:
+        layer.constrain(name, scores)
+    return scores
+
+
+def _prune(step: MovementPruning, scores: Sequence[Scores], share: float) -> None:
+    judged = [each.judged() for each in scores]
+    if step.scope == "layer":
+        kept = [kept for score in judged for kept in without_smallest([score], share)]
+    else:
+        kept = without_smallest(spared(judged, share), share)
+    for each, keep in zip(scores, kept, strict=True):
+        each.keep.copy_(keep & each.alive.to(keep.device))
+
+
+def _settle(weight: Pruned) -> None:
+    """A plain mask in the place of the scores, or joined with the one that an earlier step has left."""
+    for layer, name in weight.uses:
+        chain: Any = layer.module.parametrizations[name]  # type: ignore[index]  # a ModuleDict
+        place = next(index for index, constraint in enumerate(chain) if isinstance(constraint, Scores))
+        keep = chain[place].keep
+        earlier = next((constraint for constraint in chain if isinstance(constraint, Mask)), None)
+        if earlier is None:
+            chain[place] = Mask(keep.clone())
+        else:
+            earlier.keep &= keep
+            del chain[place]
