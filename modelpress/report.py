@@ -51,6 +51,13 @@ class Latency(Strict):
     pairs: int
 
 
+class Traffic(Strict):
+    """What one example takes on the wire, by (original, result); open dimensions, such as time, count once."""
+
+    sent_bytes: tuple[int, int]
+    answered_bytes: tuple[int, int]
+
+
 class Quality(Strict):
     metric: Metric
     n: int
@@ -131,6 +138,7 @@ class Report(Strict):
     size_ratio: float
     files: tuple[FileSize, ...] = Field((), description="of the result, the first of the job's formats first")
     latency: tuple[Latency, ...]
+    traffic: Traffic | None = Field(None, description="None where the result takes and answers what the original does")
     peak_memory_bytes: tuple[int, int] | None = Field(
         None, description="(original, result) of one ONNX Runtime session"
     )

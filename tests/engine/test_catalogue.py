@@ -7,21 +7,28 @@ import sys
 import pytest
 
 from modelpress.steps import STEPS
-from tests.engine.pipeline.models import compress, convolutional, images, residual, wide
+from tests.engine.pipeline.models import blobs, compress, convolutional, images, mlp, residual, wide
 from workers.engine.steps import APPLY
 
 QUICK = {"epochs": 1}
 """For steps that train; the others have no such option."""
-MODELS = {"depth_pruning": residual, "low_rank_factorization": wide}
+MODELS = {"depth_pruning": residual, "low_rank_factorization": wide, "feature_selection": mlp}
 """For steps that look for something that not every model has."""
+EXAMPLES = {mlp: blobs}
+"""For models that take other examples than images."""
+OPTIONS = {"input_compression": {"scale": 0.03, "mean": 4.0}}
+"""For steps that cannot know without a word."""
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_the_step_runs_on_a_real_model(tmp_path, name):
     options = {key: value for key, value in QUICK.items() if key in STEPS[name].model_fields}
-    data = {"train": images(300, 3), "calibrate": images(100, 4), "evaluate": images(300, 2)}
+    options |= OPTIONS.get(name, {})
+    model = MODELS.get(name, convolutional)
+    examples = EXAMPLES.get(model, images)
+    data = {"train": examples(300, 3), "calibrate": examples(100, 4), "evaluate": examples(300, 2)}
 
-    result, _ = compress(tmp_path / "run", MODELS.get(name, convolutional)(), [{"step": name, **options}], data=data)
+    result, _ = compress(tmp_path / "run", model(), [{"step": name, **options}], data=data)
 
     assert result.error is None, result.error
     assert result.report.quality.result > 0.7

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from modelpress.models import ModelSpec
-from modelpress.report import FileSize, LayerReport, Report, StepReport
+from modelpress.models import ModelSpec, Signature
+from modelpress.report import FileSize, LayerReport, Report, StepReport, Traffic
 from modelpress.run import Compress, Event, ResultFile, RunResult
 from modelpress.steps import Data
 from workers.engine.context import Batches
 from workers.engine.delivery import deliver
+from workers.engine.graph import Graph
 from workers.engine.inspection import signature
+from workers.engine.interface.cutting import copy_cut_like
+from workers.engine.interface.exposing import expose
+from workers.engine.interface.sizes import traffic_of
 from workers.engine.measuring.environment import environment
 from workers.engine.measuring.figures import Conditions, Figures, Source, Subject, measure
 from workers.engine.measuring.layers import layer_table
 from workers.engine.measuring.verdict import Answers, Evidence, judge
-from workers.engine.preparation import prepare
+from workers.engine.preparation import Prepared, prepare
 from workers.engine.recipe import apply_recipe, check_recipe
 from workers.engine.reporter import Reporter
 from workers.engine.shapes import stats
+from workers.engine.task import ResolvedTask
+from workers.engine.writers import write_model
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class Made:
     data: dict[str, Batches]
     conditions: Conditions
     device: torch.device
+    traffic: Traffic | None
+    """None where the result takes and answers what the original does."""
 
 
 def compress(spec: Compress, run_dir: Path, emit: Callable[[Event], None]) -> RunResult:
@@ -65,7 +73,12 @@ def _make(spec: Compress, run_dir: Path, reporter: Reporter) -> Made:
     reporter.begin(len(recipe) + 1)
     original.module.cpu()
     applied.graph.module.cpu()
-    delivery = deliver(applied.graph, applied.extras, spec, run_dir, prepared.checked, reporter)
+    conditions = _after_cut(applied.graph, prepared, run_dir, reporter)
+    interface = expose(applied.graph)
+    for extra in applied.extras.values():
+        expose(extra)
+    checked = prepared.checked and replace(prepared.checked, inputs=interface.own(prepared.checked.inputs))
+    delivery = deliver(applied.graph, applied.extras, spec, run_dir, checked, reporter)
     names, held = signature(applied.graph), stats(applied.graph)
     return Made(
         original=Subject(prepared.file, prepared.file, stats(original)),
@@ -76,13 +89,39 @@ def _make(spec: Compress, run_dir: Path, reporter: Reporter) -> Made:
         layers=layer_table(original, applied.graph, applied.untouched),
         steps=tuple(applied.steps),
         data=prepared.data,
-        conditions=prepared.conditions,
+        conditions=replace(conditions, interface=interface) if interface.told else conditions,
         device=prepared.context.device,
+        traffic=_traffic(signature(original), names) if interface.told else None,
     )
+
+
+def _after_cut(graph: Graph, prepared: Prepared, run_dir: Path, reporter: Reporter) -> Conditions:
+    """What is measured once the answer is an inner result: agreement with the original's own."""
+    conditions = prepared.conditions
+    reference = copy_cut_like(prepared.original, graph)
+    if reference is prepared.original or not isinstance(reference, Graph):
+        return conditions
+    if conditions.form is not None:
+        reporter.warn(
+            f"the result ends at {graph.cut!r}, of which labels say nothing: in the place of quality, agreement with "
+            "the original's own result there is measured"
+        )
+    file = run_dir / "reference.onnx"
+    write_model(reference, "onnx", file)
+    names = conditions.signature.model_copy(update={"outputs": reference.outputs})
+    task = ResolvedTask("none", 0, None, None)
+    return replace(conditions, signature=names, task=task, form=None, reference=file)
+
+
+def _traffic(original: Signature, result: Signature) -> Traffic:
+    sent, answered = zip(traffic_of(original), traffic_of(result), strict=True)
+    return Traffic(sent_bytes=sent, answered_bytes=answered)
 
 
 def _answers(conditions: Conditions) -> Answers:
     task = conditions.task
+    if conditions.interface is not None and conditions.interface.decides(task.output):
+        return "choices"
     if not conditions.signature.outputs[task.output].dtype.startswith(("float", "bfloat")):
         return "choices"
     return "scores" if task.decides else "values"
@@ -110,6 +149,7 @@ def _report(spec: Compress, run_dir: Path, made: Made, figures: Figures, reporte
             size_ratio=size_ratio,
             packed_ratio=figures.size[0].zstd_bytes / figures.size[1].zstd_bytes,
             latency=figures.latency,
+            traffic=made.traffic,
             quality=comparison.quality,
             agreement=next((found for found in comparison.agreement if found.output == judged), None),
             made_up=figures.source == "synthetic",
@@ -136,6 +176,7 @@ def _report(spec: Compress, run_dir: Path, made: Made, figures: Figures, reporte
         size_ratio=size_ratio,
         files=tuple(_sized(file, run_dir, figures.size[0].bytes) for file in made.files),
         latency=figures.latency,
+        traffic=made.traffic,
         peak_memory_bytes=figures.peak_memory_bytes,
         quality=comparison.quality,
         agreement=comparison.agreement,

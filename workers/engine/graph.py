@@ -95,6 +95,8 @@ class Graph:
     """What was assumed or left out of reach; goes into the report."""
     origin: Origin | None = None
     """Of graphs from Hugging Face folders; for writing one again."""
+    cut: str | None = None
+    """The layer whose result is the only output, where that is no longer what the original answers."""
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Inputs and outputs in the order of `inputs` and `outputs`."""

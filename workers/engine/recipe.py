@@ -13,8 +13,11 @@ from modelpress.jobs import Extra
 from modelpress.report import StepReport
 from modelpress.steps import STEPS, AnyStep, Data, IllegalOrderError, Step, check_order
 from workers.engine.context import Context
+from workers.engine.data import SyntheticBatches
+from workers.engine.data.invented import InventedBatches
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
+from workers.engine.interface.cutting import after_cut
 from workers.engine.reporter import Reporter
 from workers.engine.selection import idle_patterns
 from workers.engine.steps import APPLY
@@ -52,7 +55,7 @@ def check_recipe(recipe: list[AnyStep], context: Context) -> None:
 def apply_recipe(recipe: Sequence[Step], graph: Graph, context: Context, reporter: Reporter) -> Applied:
     """`graph` is the steps' to change. Raises EngineError where a step cannot go on."""
     load_steps()
-    applied = Applied(graph)
+    applied, cut = Applied(graph), graph.cut
     for index, step in enumerate(recipe):
         reporter.begin(index + 1)
         for pattern in idle_patterns(step, applied.graph):
@@ -70,8 +73,16 @@ def apply_recipe(recipe: Sequence[Step], graph: Graph, context: Context, reporte
             metric=reporter.metric,
         )
         began = time.monotonic()
+        if own.train is None and step.makes_up() and step.data_needed() == Data.UNLABELLED:
+            own.train = context.calibrate
+            if not isinstance(context.calibrate, SyntheticBatches):
+                own.notes.append("there is no training data: it trains on the inputs for calibration")
         applied.graph = APPLY[type(step)](step, applied.graph, own)
         applied.graph.module.eval()
+        if isinstance(context.calibrate, InventedBatches):
+            own.notes.extend(context.calibrate.news())
+        if applied.graph.cut != cut:
+            context, cut = after_cut(context, applied.graph), applied.graph.cut
         for warning in own.warnings:
             reporter.warn(f"{step.step}: {warning}")
         applied.steps.append(

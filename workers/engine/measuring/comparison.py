@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from modelpress.report import Agreement, Quality
 from workers.engine.context import Batches
 from workers.engine.errors import DeadlineError
+from workers.engine.interface.exposing import Interface
 from workers.engine.measuring.agreement import AgreementMeter
 from workers.engine.measuring.quality import QualityMeter
 from workers.engine.runtime import Session, arrays
@@ -37,13 +40,14 @@ def compare(
     original: Session,
     result: Session,
     batches: Batches,
+    interface: Interface | None = None,
     *,
     meters: list[AgreementMeter],
     quality: tuple[int, QualityMeter] | None,
     examples: int,
     deadline: float,
 ) -> Comparison:
-    """Run the first `examples` through both.
+    """Run the first `examples` through both; through `interface` where the result takes or answers another form.
 
     `meters`: one an output, in order. `quality`: index of the judged output and its meter, where there are labels.
     Raises DeadlineError after `deadline` (on `time.monotonic()`), InvalidModelError where a file cannot run.
@@ -53,9 +57,13 @@ def compare(
         if time.monotonic() > deadline:
             raise DeadlineError("the time budget ran out while the result was being measured; allow more seconds")
         inputs, labels = batches.take(torch.arange(start, min(start + size, examples)))
-        feed = arrays(inputs)
-        before, after = original.run_all(feed), result.run_all(feed)
-        for meter, one, other in zip(meters, before, after, strict=True):
+        before = original.run_all(arrays(inputs))
+        after = result.run_all(arrays(inputs if interface is None else interface.own(inputs)))
+        wanted = before
+        if interface is not None:
+            after = _mapped(interface.read, after)
+            wanted = _mapped(interface.asked, before)
+        for meter, one, other in zip(meters, wanted, after, strict=True):
             meter.add(one, other)
         if quality is not None and labels is not None:
             output, judge = quality
@@ -67,6 +75,10 @@ def compare(
         broken=max((meter.broken for meter in meters), default=0),
         silent=tuple(meter.output for meter, found in zip(meters, agreements, strict=True) if found is None),
     )
+
+
+def _mapped(change: Callable[[Sequence[Tensor]], Sequence[Tensor]], answers: list[NDArray]) -> list[NDArray]:
+    return arrays(change([torch.from_numpy(answer) for answer in answers]))
 
 
 def first_answers(session: Session, batches: Batches, output: int) -> NDArray:

@@ -17,6 +17,8 @@ from modelpress.models import ModelStats, Signature
 from modelpress.report import Latency, Size
 from workers.engine.context import Batches
 from workers.engine.data import SyntheticBatches
+from workers.engine.interface.exposing import Interface, MappedBatches
+from workers.engine.losses import Scores
 from workers.engine.measuring.agreement import AgreementMeter
 from workers.engine.measuring.comparison import Comparison, compare, first_answers
 from workers.engine.measuring.latency import measure_latency
@@ -30,6 +32,7 @@ from workers.engine.task import ResolvedTask
 Source = Literal["evaluate", "calibrate", "train", "synthetic"]
 
 LARGE_BATCH = 32
+FIVE = 5
 ENOUGH_TO_AGREE = 4096
 """Examples on which agreement is measured where they were not sent for evaluation."""
 MEMORY_WORTH_IT = 8 << 20
@@ -62,6 +65,10 @@ class Conditions:
     free: int
     """Length of dimensions that the model leaves open, for made-up inputs."""
     deadline: float
+    interface: Interface | None = None
+    """How data in the original's form are sent to the result, where it takes or answers something else."""
+    reference: Path | None = None
+    """What the result's answers are compared with, where the original as it came answers something else."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +92,12 @@ def measure(
     size = (measure_size(original.delivered, original.stats), measure_size(result.delivered, result.stats))
     memory = _memory(original.file, result.file, data, conditions)
     source, batches = _agreement_data(data, conditions)
+    own = _own(batches, conditions)
     sessions = _open(original.file, result.file, conditions.threads, conditions.runtime)
     progress(0.1, "quality and agreement")
-    comparison = _compare(sessions, source, batches, conditions)
+    comparison = _compare(_compared(sessions, conditions), source, batches, conditions)
     progress(0.6, "latency")
-    latency = _latency((original.file, result.file), sessions, batches, conditions)
+    latency = _latency((original.file, result.file), sessions, (batches, own), conditions)
     return Figures(size, latency, memory, comparison, source)
 
 
@@ -99,12 +107,24 @@ def _agreement_data(data: dict[str, Batches], conditions: Conditions) -> tuple[S
     for source in sources:
         if source in data:
             return source, data[source]
-    return "synthetic", SyntheticBatches(conditions.signature, conditions.seed, conditions.free)
+    made_up = SyntheticBatches(conditions.signature, conditions.seed, conditions.free)
+    return "synthetic", made_up if conditions.interface is None else MappedBatches(made_up, conditions.interface.seen)
+
+
+def _own(batches: Batches, conditions: Conditions) -> Batches:
+    """The same examples as callers send them to the result."""
+    return batches if conditions.interface is None else MappedBatches(batches, conditions.interface.own)
+
+
+def _compared(sessions: tuple[Session, Session], conditions: Conditions) -> tuple[Session, Session]:
+    if conditions.reference is None:
+        return sessions
+    return open_session(conditions.reference, conditions.threads, conditions.runtime), sessions[1]
 
 
 def _compare(sessions: tuple[Session, Session], source: Source, batches: Batches, conditions: Conditions) -> Comparison:
-    task, judged = conditions.task, source == "evaluate"
-    meters = [AgreementMeter(output.name) for output in conditions.signature.outputs]
+    task, judged, interface = conditions.task, source == "evaluate", conditions.interface
+    meters = [_meter(index, conditions) for index in range(len(conditions.signature.outputs))]
     reading = Reading(conditions.form or Form.VALUES, task.class_axis)
     if task.decides:
         scores = kind_of_scores(first_answers(sessions[0], batches, task.output), task.class_axis)
@@ -115,21 +135,38 @@ def _compare(sessions: tuple[Session, Session], source: Source, batches: Batches
     quality = None
     if judged and conditions.form is not None:
         metrics = choose_metrics(task.kind, conditions.metric, task.classes)
+        best = None if interface is None else interface.best(task.output)
+        if best is not None and best < FIVE:  # five best classes cannot be looked for among fewer
+            metrics = [metric for metric in metrics if metric.name != "top5_accuracy"]
         quality = task.output, QualityMeter(metrics, reading, conditions.seed)
     examples = batches.examples if judged else min(batches.examples, ENOUGH_TO_AGREE)
-    return compare(*sessions, batches, meters=meters, quality=quality, examples=examples, deadline=conditions.deadline)
+    return compare(
+        *sessions, batches, interface,
+        meters=meters, quality=quality, examples=examples, deadline=conditions.deadline,
+    )  # fmt: skip
+
+
+def _meter(index: int, conditions: Conditions) -> AgreementMeter:
+    decides = conditions.interface is not None and conditions.interface.decides(index)
+    return AgreementMeter(conditions.signature.outputs[index].name, scores=Scores.SIGMOIDS if decides else None)
 
 
 def _latency(
-    files: tuple[Path, Path], sessions: tuple[Session, Session], batches: Batches, conditions: Conditions
+    files: tuple[Path, Path],
+    sessions: tuple[Session, Session],
+    batches: tuple[Batches, Batches],
+    conditions: Conditions,
 ) -> tuple[Latency, ...]:
-    """Batch 1 with one thread comes first: that is what targets and the summary look at."""
+    """Batch 1 with one thread comes first: that is what targets and the summary look at.
+
+    `batches`: as the original, and as the result takes them.
+    """
     fixed = sessions[0].batch
     found = []
     for threads in sorted({1, conditions.threads}):
         pair = sessions if threads == conditions.threads else _open(*files, threads, conditions.runtime)
         for batch in (1, LARGE_BATCH) if fixed is None else (fixed,):
-            inputs = _inputs(batches, batch)
+            inputs = (_inputs(batches[0], batch), _inputs(batches[1], batch))
             found.append(measure_latency(*pair, inputs, batch=batch, threads=threads, seed=conditions.seed))
     return tuple(latency for latency in found if latency is not None)
 
@@ -138,7 +175,8 @@ def _memory(original: Path, result: Path, data: dict[str, Batches], conditions: 
     if original.stat().st_size < MEMORY_WORTH_IT:
         return None
     _, batches = _agreement_data(data, conditions)
-    found = [measure_memory(file, batches, conditions.runtime) for file in (original, result)]
+    pairs = ((original, batches), (result, _own(batches, conditions)))
+    found = [measure_memory(file, examples, conditions.runtime) for file, examples in pairs]
     return None if found[0] is None or found[1] is None else (found[0], found[1])
 
 

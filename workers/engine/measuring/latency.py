@@ -27,10 +27,16 @@ LONGEST = 30.0
 
 
 def measure_latency(
-    original: Session, result: Session, inputs: Sequence[NDArray], *, batch: int, threads: int, seed: int
+    original: Session,
+    result: Session,
+    inputs: tuple[Sequence[NDArray], Sequence[NDArray]],
+    *,
+    batch: int,
+    threads: int,
+    seed: int,
 ) -> Latency | None:
-    """One batch size at the sessions' number of threads. None where it would take too long."""
-    runs = [_bound(original, inputs), _bound(result, inputs)]
+    """One batch size at the sessions' number of threads, each with its own inputs. None where that takes too long."""
+    runs = [_bound(original, inputs[0]), _bound(result, inputs[1])]
     pair = sum(_time(run) for run in runs)
     if pair * FEWEST > LONGEST:
         return None

@@ -70,13 +70,13 @@ def min_max(histogram: Histogram) -> Range:
     return Range(histogram.low, histogram.high)
 
 
-def percentile(histogram: Histogram) -> Range:
-    """Leave out the outermost 0.01 % of the values, half of them on each side where there are two."""
+def percentile(histogram: Histogram, inside: float = PERCENTILE) -> Range:
+    """Leave out the outermost values, of which this share is inside; half of them on each side where there are two."""
     total = histogram.counts.sum()
     if total == 0:
         return min_max(histogram)
     share = histogram.counts.cumsum(0) / total
-    cut = (1 - PERCENTILE) / (2 if histogram.low < 0 else 1)
+    cut = (1 - inside) / (2 if histogram.low < 0 else 1)
     first = int((share <= cut).sum()) if histogram.low < 0 else 0
     last = min(int((share < 1 - cut).sum()), BINS - 1)
     low = histogram.low + first * histogram.width
