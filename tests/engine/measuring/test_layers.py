@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.engine.pipeline.models import convolutional
+from tests.engine.pipeline.models import convolutional, residual
 from workers.engine.constraints import Mask
 from workers.engine.measuring.layers import layer_table
 from workers.engine.readers import read_model
@@ -52,3 +52,21 @@ def test_the_scale_of_a_channel_is_no_loss(graphs):
     with torch.no_grad():
         weight *= torch.linspace(0.5, 2, len(weight)).reshape(-1, 1, 1, 1)
     assert layer_table(original, result, {})[0].snr_db is None
+
+
+def test_layers_that_are_gone_and_layers_that_are_new_say_so(graphs, tmp_path):
+    original, _ = graphs
+    (tmp_path / "other").write_bytes(residual())
+    _, result = read_model(tmp_path / "other")
+    rows = {row.name: row for row in layer_table(original, result, {"layer2": "and a reason"})}
+    before, after = ({layer.name for layer in graph.layers()} for graph in (original, result))
+    assert before - after, "the nets have layers of their own"
+    assert after - before
+    for name in before - after:
+        assert rows[name].note.startswith("gone: ")
+        assert (rows[name].parameters_after, rows[name].bits, rows[name].snr_db) == (0, 0, None)
+    for name in after - before:
+        assert rows[name].note == "added by a step"
+        assert rows[name].parameters_before == 0
+    total = sum(weight.numel() for layer in result.layers() for weight in layer.weights.values())
+    assert sum(row.parameters_after for row in rows.values()) == total

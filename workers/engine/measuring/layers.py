@@ -11,32 +11,42 @@ from modelpress.report import LayerReport
 from workers.engine.graph import Graph, Layer
 
 AT_ONCE = 1 << 20
+GONE = "gone: a step took it out, folded it into a neighbour, or put others in its place"
+ADDED = "added by a step"
 UNCHANGED = 1e-12
 """Noise against signal below which weights are the same: float32 rounds at about 1e-14."""
 
 
 def layer_table(original: Graph, result: Graph, untouched: dict[str, str]) -> tuple[LayerReport, ...]:
-    """One row a layer of the original, in its order; layers that are gone have no parameters left."""
+    """One row a layer of the original, in its order, then one a layer that steps have added.
+
+    Layers that are gone have no parameters left, added ones had none, and their notes say so.
+    """
+    before = {layer.name: layer for layer in original.layers()}
     after = {layer.name: layer for layer in result.layers()}
-    return tuple(_row(layer, after.get(layer.name), untouched.get(layer.name, "")) for layer in original.layers())
+    names = dict.fromkeys((*before, *after))
+    return tuple(_row(before.get(name), after.get(name), untouched.get(name, "")) for name in names)
 
 
 @torch.no_grad()
-def _row(before: Layer, after: Layer | None, note: str) -> LayerReport:
-    was = before.weights
+def _row(before: Layer | None, after: Layer | None, note: str) -> LayerReport:
+    layer = before or after
+    if layer is None:
+        raise ValueError("a row is of a layer")
+    was = before.weights if before is not None else {}
     now = after.weights if after is not None else {}
     parameters = sum(weight.numel() for weight in now.values())
     nonzeros = sum(int(torch.count_nonzero(weight)) for weight in now.values())
     return LayerReport(
-        name=before.name,
-        type=before.op.name,
+        name=layer.name,
+        type=layer.op.name,
         parameters_before=sum(weight.numel() for weight in was.values()),
         parameters_after=parameters,
         nonzeros=nonzeros,
         sparsity=1 - nonzeros / parameters if parameters else 0.0,
         bits=_bits(after, now, parameters) if after is not None and parameters else 0.0,
-        snr_db=_snr(before, was, now),
-        note=note,
+        snr_db=_snr(layer, was, now),
+        note="; ".join(filter(None, (GONE if after is None else ADDED if before is None else "", note))),
     )
 
 
@@ -54,7 +64,7 @@ def _snr(layer: Layer, before: dict[str, Tensor], after: dict[str, Tensor]) -> f
 
     None where nothing changed, or where the shapes did, so that there is nothing to subtract.
     """
-    if set(before) != set(after) or any(before[name].shape != after[name].shape for name in before):
+    if not before or set(before) != set(after) or any(before[name].shape != after[name].shape for name in before):
         return None
     powers = [_powers(before[name], after[name], layer.channel_axis(name)) for name in before]
     signal, noise = (sum(power) for power in zip(*powers, strict=True))
