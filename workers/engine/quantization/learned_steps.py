@@ -7,15 +7,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from workers.engine.encodings import Codebook, Encoding, ScaledIntegers
+from workers.engine.encodings import Encoding, ScaledIntegers
+from workers.engine.packed_encodings import PackedIntegers
+from workers.engine.quantization.blocks import as_rows, order_of
 from workers.engine.quantization.grid import SMALLEST_SCALE
 from workers.engine.quantization.learned_scale import LearnedScale, inner_axes
 
 TRIED = 32
 """Steps that are tried for each channel, from the one that just holds its largest weight down to a fifth of that."""
 LEAST = 0.2
-STORED_BITS = {2: 2.0, 3: 4.0, 4: 4.0}
-"""By the bits of a grid, where it is not a byte: files hold 1, 2, 4 or 8 bits a value."""
+PACKED = (2, 3, 4)
+"""Bits of grids whose integers share bytes in a file."""
 
 
 class _OnGrid(torch.autograd.Function):
@@ -60,7 +62,7 @@ class LearnedGrid(LearnedScale):
         super().__init__(start, axes)
         self.width = width
         self.even = even
-        self.bits = STORED_BITS.get(width, 8.0)
+        self.bits = float(width) if width in PACKED else 8.0
 
     @classmethod
     def fit(cls, weight: Tensor, axes: tuple[int, ...], width: int, *, even: bool = False) -> Self:
@@ -92,11 +94,13 @@ class LearnedGrid(LearnedScale):
         return on_grid(weight, self.scale, low, high, share)
 
     def encode(self, weight: Tensor) -> Encoding:
-        low, high = self.bounds
+        low, _ = self.bounds
         integers, scale = self.integers(weight), self.scale.detach()
-        if self.width not in STORED_BITS:
+        if self.width not in PACKED:
             return ScaledIntegers(integers.to(torch.int8), scale)
-        return Codebook((integers - low).to(torch.uint8), torch.arange(low, high + 1).float(), scale)
+        values = as_rows(integers - low, self.axes).unsqueeze(1).to(torch.uint8)
+        order = order_of(self.axes, weight.dim())
+        return PackedIntegers(values, scale.reshape(-1, 1, 1), -low, self.width, tuple(weight.shape), order)
 
 
 def bounds(width: int, *, even: bool) -> tuple[int, int]:

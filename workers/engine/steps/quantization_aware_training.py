@@ -37,8 +37,13 @@ def quantization_aware_training(step: QuantizationAwareTraining, graph: Graph, c
         if folded:
             context.notes.append(f"{folded} batch norms are folded into the layers before them")
     few = _in_few_bits(step, graph, context, integer)
-    if not few and not integer:
+    if not few | integer:
         raise none_left(context)
+    if step.keep_edges and step.weight_bits < EDGE_BITS and few | integer <= edge_layers(graph):
+        context.warnings.append(
+            f"weight_bits had no effect: all these layers are the model's first and last, which keep {EDGE_BITS} bits: "
+            "set keep_edges to false"
+        )
     outcome = distil(step, graph, training)
     end_learning(graph)
     context.notes.append(f"trained on its grids: {outcome.told()}")
@@ -68,8 +73,8 @@ def _in_integers(step: QuantizationAwareTraining, graph: Graph, context: Context
     return graph, integer
 
 
-def _in_few_bits(step: QuantizationAwareTraining, graph: Graph, context: Context, integer: set[str]) -> int:
-    """Put weights that are computed with as floats on grids of few bits. Returns how many tensors."""
+def _in_few_bits(step: QuantizationAwareTraining, graph: Graph, context: Context, integer: set[str]) -> set[str]:
+    """Put weights that are computed with as floats on grids of few bits. Names the layers that have such weights."""
     layers = [layer for layer in selected(step.layers, graph) if layer.name not in integer]
     weights = weights_for(layers, graph, context, lambda edge: _bits(step, edge=edge))
     constrain_all(
@@ -85,7 +90,7 @@ def _in_few_bits(step: QuantizationAwareTraining, graph: Graph, context: Context
             f"{few} of {total} weights in {len(weights)} tensors are stored in {step.weight_bits} bits{others}, "
             "and computed with as floats"
         )
-    return len(weights)
+    return {weight.layer.name for weight in weights}
 
 
 def _part(progress: Callable[[float, str], None], start: float, end: float) -> Callable[[float, str], None]:
