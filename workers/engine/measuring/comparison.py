@@ -32,6 +32,8 @@ class Comparison:
     agreement: tuple[Agreement, ...]
     broken: int
     """Examples for which the result answers NaN, infinity or another shape, where the original does not."""
+    before: tuple[Agreement, ...]
+    """Of the original with the teacher; empty without one."""
     silent: tuple[str, ...]
     """Outputs that could not be compared: the original itself answers NaN there, or nothing."""
 
@@ -42,14 +44,16 @@ def compare(
     batches: Batches,
     interface: Interface | None = None,
     *,
-    meters: list[AgreementMeter],
+    teacher: Session | None = None,
+    meters: tuple[list[AgreementMeter], list[AgreementMeter]],
     quality: tuple[int, QualityMeter] | None,
     examples: int,
     deadline: float,
 ) -> Comparison:
     """Run the first `examples` through both; through `interface` where the result takes or answers another form.
 
-    `meters`: one an output, in order. `quality`: index of the judged output and its meter, where there are labels.
+    `teacher`: what both are compared with in its stead. `meters`: of the result and of the original, one an output, in
+    order; the latter are for a teacher. `quality`: index of the judged output and its meter, where there are labels.
     Raises DeadlineError after `deadline` (on `time.monotonic()`), InvalidModelError where a file cannot run.
     """
     size = batch_size(batches)
@@ -59,21 +63,25 @@ def compare(
         inputs, labels = batches.take(torch.arange(start, min(start + size, examples)))
         before = original.run_all(arrays(inputs))
         after = result.run_all(arrays(inputs if interface is None else interface.own(inputs)))
-        wanted = before
+        own, wanted = before, before if teacher is None else teacher.run_all(arrays(inputs))
         if interface is not None:
             after = _mapped(interface.read, after)
-            wanted = _mapped(interface.asked, before)
-        for meter, one, other in zip(meters, wanted, after, strict=True):
+            own, wanted = _mapped(interface.asked, before), _mapped(interface.asked, wanted)
+        for meter, one, other in zip(meters[0], wanted, after, strict=True):
             meter.add(one, other)
+        if teacher is not None:
+            for meter, one, other in zip(meters[1], wanted, own, strict=True):
+                meter.add(one, other)
         if quality is not None and labels is not None:
             output, judge = quality
             judge.add(before[output], after[output], labels.numpy())
-    agreements = [meter.result() for meter in meters]
+    agreements, earlier = ([meter.result() for meter in side] for side in meters)
     return Comparison(
         quality=quality[1].result() if quality is not None else None,
         agreement=tuple(agreement for agreement in agreements if agreement is not None),
-        broken=max((meter.broken for meter in meters), default=0),
-        silent=tuple(meter.output for meter, found in zip(meters, agreements, strict=True) if found is None),
+        broken=max((meter.broken for meter in meters[0]), default=0),
+        before=tuple(agreement for agreement in earlier if agreement is not None),
+        silent=tuple(meter.output for meter, found in zip(meters[0], agreements, strict=True) if found is None),
     )
 
 

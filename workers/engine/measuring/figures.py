@@ -67,6 +67,8 @@ class Conditions:
     deadline: float
     interface: Interface | None = None
     """How data in the original's form are sent to the result, where it takes or answers something else."""
+    teacher: Path | None = None
+    """The uploaded one, in ONNX: what the result is to be like, instead of the original."""
     reference: Path | None = None
     """What the result's answers are compared with, where the original as it came answers something else."""
 
@@ -124,14 +126,16 @@ def _compared(sessions: tuple[Session, Session], conditions: Conditions) -> tupl
 
 def _compare(sessions: tuple[Session, Session], source: Source, batches: Batches, conditions: Conditions) -> Comparison:
     task, judged, interface = conditions.task, source == "evaluate", conditions.interface
-    meters = [_meter(index, conditions) for index in range(len(conditions.signature.outputs))]
+    outputs = range(len(conditions.signature.outputs))
+    meters = [_meter(index, conditions) for index in outputs], [_meter(index, conditions) for index in outputs]
     reading = Reading(conditions.form or Form.VALUES, task.class_axis)
     if task.decides:
         scores = kind_of_scores(first_answers(sessions[0], batches, task.output), task.class_axis)
         reading = replace(reading, scores=scores)
         axis = None if conditions.form is Form.INDEPENDENT else task.class_axis
         name = conditions.signature.outputs[task.output].name
-        meters[task.output] = AgreementMeter(name, classes=axis, scores=scores)
+        for side in meters:
+            side[task.output] = AgreementMeter(name, classes=axis, scores=scores)
     quality = None
     if judged and conditions.form is not None:
         metrics = choose_metrics(task.kind, conditions.metric, task.classes)
@@ -141,9 +145,15 @@ def _compare(sessions: tuple[Session, Session], source: Source, batches: Batches
         quality = task.output, QualityMeter(metrics, reading, conditions.seed)
     examples = batches.examples if judged else min(batches.examples, ENOUGH_TO_AGREE)
     return compare(
-        *sessions, batches, interface,
+        *sessions, batches, interface, teacher=_teacher(conditions),
         meters=meters, quality=quality, examples=examples, deadline=conditions.deadline,
     )  # fmt: skip
+
+
+def _teacher(conditions: Conditions) -> Session | None:
+    if conditions.teacher is None:
+        return None
+    return open_session(conditions.teacher, conditions.threads, conditions.runtime)
 
 
 def _meter(index: int, conditions: Conditions) -> AgreementMeter:
@@ -166,8 +176,8 @@ def _latency(
     for threads in sorted({1, conditions.threads}):
         pair = sessions if threads == conditions.threads else _open(*files, threads, conditions.runtime)
         for batch in (1, LARGE_BATCH) if fixed is None else (fixed,):
-            inputs = (_inputs(batches[0], batch), _inputs(batches[1], batch))
-            found.append(measure_latency(*pair, inputs, batch=batch, threads=threads, seed=conditions.seed))
+            inputs, own = (_inputs(examples, batch) for examples in batches)
+            found.append(measure_latency(*pair, inputs, own=own, batch=batch, threads=threads, seed=conditions.seed))
     return tuple(latency for latency in found if latency is not None)
 
 

@@ -29,14 +29,18 @@ LONGEST = 30.0
 def measure_latency(
     original: Session,
     result: Session,
-    inputs: tuple[Sequence[NDArray], Sequence[NDArray]],
+    inputs: Sequence[NDArray],
     *,
+    own: Sequence[NDArray] | None = None,
     batch: int,
     threads: int,
     seed: int,
 ) -> Latency | None:
-    """One batch size at the sessions' number of threads, each with its own inputs. None where that takes too long."""
-    runs = [_bound(original, inputs[0]), _bound(result, inputs[1])]
+    """One batch size at the sessions' number of threads. None where it would take too long.
+
+    `own`: what the result takes in the place of the inputs, where that is something else.
+    """
+    runs = [_bound(original, inputs), _bound(result, inputs if own is None else own)]
     pair = sum(_time(run) for run in runs)
     if pair * FEWEST > LONGEST:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,8 @@ LEAST_R2_MADE_UP = 0.8
 """Errors count against how far the original's answers are from their mean: a cosine sees neither size nor offset."""
 LEAST_COSINE_MADE_UP = 0.95
 """On made-up inputs, which are no likeness of real ones, agreement is only a hint."""
+CLOSER = 0.01
+"""Change of the agreement with an uploaded teacher, from the original to the result, that counts."""
 FEWEST = 20
 """Examples from which an interval is believed: those of fewer are too narrow, and that of one has no width."""
 NOISE = 0.03
@@ -40,7 +43,9 @@ class Evidence:
     latency: tuple[Latency, ...]
     quality: Quality | None
     agreement: Agreement | None
-    """Of the judged output."""
+    """Of the judged output, with the original, or with the teacher where one was uploaded."""
+    before: Agreement | None
+    """Of the original with that teacher."""
     made_up: bool
     """Whether the agreement was measured on made-up inputs."""
     broken: int
@@ -138,6 +143,8 @@ def _agreement(evidence: Evidence) -> list[str]:
     agreement = evidence.agreement
     if agreement is None:
         return []
+    if evidence.before is not None:
+        return [_beside_teacher(evidence)] if _closer(evidence) < -CLOSER else []
     where = f"{agreement.n} {'made-up inputs' if evidence.made_up else 'examples'}"
     telling = evidence.answers == "choices" or (evidence.answers == "scores" and not evidence.made_up)
     if telling and agreement.top1 is not None and agreement.top1 < LEAST_TOP1:
@@ -153,9 +160,38 @@ def _agreement(evidence: Evidence) -> list[str]:
     return [f"the result's answers differ from the original's: {said} over {where}"] if unlike else []
 
 
+def _likeness(agreement: Agreement) -> float:
+    if agreement.top1 is not None:
+        return agreement.top1
+    return agreement.cosine if agreement.r2 is None else agreement.r2
+
+
+def _closer(evidence: Evidence) -> float:
+    """How much more the result is like the teacher than the original is; 0 without one, or where it may be chance."""
+    after, before = evidence.agreement, evidence.before
+    if after is None or before is None or after.n < FEWEST:
+        return 0.0
+    change = _likeness(after) - _likeness(before)
+    if after.top1 is not None and before.top1 is not None:
+        spread = sum(share * (1 - share) for share in (after.top1, before.top1)) / after.n
+        return change if abs(change) > 2 * math.sqrt(spread) else 0.0
+    return change
+
+
+def _beside_teacher(evidence: Evidence) -> str:
+    after, before = evidence.agreement, evidence.before
+    if after is None or before is None:
+        raise ValueError("there is no teacher")
+    what = "answers as the teacher does" if after.top1 is not None else "is like the teacher"
+    shares = f"{_likeness(after):.1%} of {after.n} examples, the original for {_likeness(before):.1%}"
+    if after.top1 is None:
+        shares = f"{_likeness(after):.4f}, the original with {_likeness(before):.4f}, over {after.n} examples"
+    return f"the result {what} {'for' if after.top1 is not None else 'with an agreement of'} {shares}"
+
+
 def _no_gain(evidence: Evidence) -> list[str]:
     quality = evidence.quality
-    if quality is not None and _surely_better(quality):
+    if (quality is not None and _surely_better(quality)) or _closer(evidence) > CLOSER:
         return []
     if evidence.size_ratio >= LEAST_SMALLER or any(map(_surely_faster, evidence.latency)):
         return []
@@ -209,6 +245,8 @@ def _gain(evidence: Evidence) -> str:
     said += _lighter(evidence)
     if quality is not None and _surely_better(quality):
         said.append(_change(quality))
+    if evidence.before is not None:
+        said.append(_beside_teacher(evidence))
     return ", ".join(said)
 
 
