@@ -43,16 +43,20 @@ class Inverted(nn.Module):
 
 
 class MobileNet(nn.Module):
-    """MobileNetV3-like."""
+    """MobileNetV3-like; `times` as wide."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3, times: int = 1) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish())
+        few, some, many, last = (times * width for width in (16, 24, 40, 160))
+        self.stem = nn.Sequential(nn.Conv2d(channels, few, 3, 2, 1, bias=False), nn.BatchNorm2d(few), nn.Hardswish())
         self.blocks = nn.Sequential(
-            Inverted(16, 64, 24, 2), Inverted(24, 72, 24, 1), Inverted(24, 96, 40, 2), Inverted(40, 120, 40, 1)
+            Inverted(few, 4 * few, some, 2),
+            Inverted(some, 3 * some, some, 1),
+            Inverted(some, 4 * some, many, 2),
+            Inverted(many, 3 * many, many, 1),
         )
-        self.head = nn.Sequential(nn.Conv2d(40, 160, 1), nn.Hardswish())
-        self.classifier = nn.Linear(160, 10)
+        self.head = nn.Sequential(nn.Conv2d(many, last, 1), nn.Hardswish())
+        self.classifier = nn.Linear(last, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(self.blocks(self.stem(x)))

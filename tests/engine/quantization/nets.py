@@ -15,7 +15,7 @@ class Uneven(nn.Module):
 
     def __init__(self, activation=nn.ReLU):
         super().__init__()
-        self.first = nn.Conv2d(2, 12, 3, padding=1)
+        self.first = nn.Conv2d(6, 12, 3, padding=1)
         self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
         self.second = nn.Conv2d(12, 8, 3)
         self.hidden = nn.Linear(8 * 3 * 3, 16)
@@ -39,7 +39,7 @@ class Residual(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Conv2d(2, 8, 3, padding=1)
+        self.stem = nn.Conv2d(6, 8, 3, padding=1)
         self.one = nn.Conv2d(8, 8, 3, padding=1)
         self.two = nn.Conv2d(8, 8, 1)
         self.head = nn.Linear(8, 3)
@@ -55,7 +55,7 @@ class Gated(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Conv2d(2, 8, 3, padding=1)
+        self.stem = nn.Conv2d(6, 8, 3, padding=1)
         self.gate = nn.Conv2d(8, 8, 1)
         self.last = nn.Conv2d(8, 8, 3, padding=1)
         self.head = nn.Linear(8, 3)
@@ -155,10 +155,10 @@ class Tokens(nn.Module):
 
 
 SHAPES = {
-    "uneven": (Uneven, (2, 8, 8)),
-    "residual": (Residual, (2, 8, 8)),
-    "bounded": (lambda: Uneven(nn.Hardtanh), (2, 8, 8)),
-    "gated": (Gated, (2, 8, 8)),
+    "uneven": (Uneven, (6, 8, 8)),
+    "residual": (Residual, (6, 8, 8)),
+    "bounded": (lambda: Uneven(nn.Hardtanh), (6, 8, 8)),
+    "gated": (Gated, (6, 8, 8)),
     "perceptron": (Perceptron, (24,)),
     "tied": (Tied, (24,)),
     "grouped": (Grouped, (24,)),

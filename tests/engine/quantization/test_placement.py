@@ -3,12 +3,12 @@ import onnxruntime
 import pytest
 import torch
 
-from tests.engine.onnx.running import in_engine
-from tests.engine.quantization.nets import inputs_of, net
+from tests.engine.quantization.nets import answers, inputs_of, net
 from tests.engine.steps.nets import Examples, apply, context_for
 from workers.engine.ops.base import op_of
-from workers.engine.quantization.fake_quantize import FakeQuantize
-from workers.engine.quantization.lowering import lower
+from workers.engine.quantization.alignment import align_depthwise
+from workers.engine.quantization.lowering import gate, lower
+from workers.engine.quantization.nodes import module_of
 from workers.engine.quantization.placement import place
 from workers.engine.quantization.simulation import record
 from workers.engine.writers.onnx import write_onnx
@@ -75,7 +75,7 @@ def quantized(kind, **options):
     [
         ("uneven", {"QLinearConv", "QGemm"}),
         ("residual", {"QLinearConv", "QLinearAdd", "QLinearConcat", "QLinearGlobalAveragePool"}),
-        ("gated", {"QLinearConv", "QLinearAdd", "QLinearMul", "QGemm"}),
+        ("gated", {"QLinearConv", "QLinearMul", "QGemm"}),
         ("bounded", {"QLinearConv", "QGemm"}),
         ("perceptron", {"QGemm"}),
     ],
@@ -100,14 +100,30 @@ def test_lowering_changes_no_answer():
     before = graph(x)[0].detach()
     lower(graph, record(graph, [x]))
     names = {op_of(n).name for n in graph.module.graph.nodes if n.op == "call_function"}
-    assert not names & {"HardSwish", "HardSigmoid", "ReduceMean"}
+    assert not names & {"HardSwish", "ReduceMean"}
     assert torch.allclose(graph(x)[0].detach(), before, atol=1e-5)
 
 
-def test_a_gain_costs_nothing_and_changes_the_scale_that_is_read():
+def test_gates_are_other_readings_of_the_integers_before_them():
     graph, _ = quantized("gated")
-    leaves = [leaf for leaf in graph.module.modules() if isinstance(leaf, FakeQuantize)]
-    assert sum(leaf.gain != 1 for leaf in leaves) == 3
-    assert "Gain" not in {op_of(n).name for n in graph.module.graph.nodes if n.op == "call_function"}
-    x = inputs_of("gated", 16)
-    assert in_engine(graph, {graph.inputs[0].name: x.numpy()})[0].shape == (16, 3)
+    gates = [node for node in graph.module.graph.nodes if node.target is gate]
+    assert len(gates) == 3
+    for node in gates:
+        grid = module_of(node.args[0])
+        opens = -float(grid.scale) * float(grid.zero_point)
+        assert opens == pytest.approx(-3, abs=1e-6)
+        assert float(grid.scale) * (255 - float(grid.zero_point)) > 0.5
+
+
+def test_ragged_depthwise_layers_become_a_multiple_of_16_wide_and_answer_as_before():
+    graph, x = net("uneven"), inputs_of("uneven", 32)
+    before = graph(x)[0].detach()
+    assert align_depthwise(graph) == ["first"]
+    assert {layer.name: tuple(layer.module.weight.shape[:2]) for layer in graph.layers()} == {
+        "first": (16, 6), "depthwise": (16, 1), "second": (8, 16), "hidden": (16, 72), "head": (5, 16)
+    }  # fmt: skip
+    assert torch.allclose(graph(x)[0].detach(), before, atol=1e-5)
+    ours, theirs = answers(graph, x)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert align_depthwise(graph) == []
+    assert align_depthwise(net("residual")) == []

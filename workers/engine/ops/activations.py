@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 UNARY = Quantization()
 FUSED = Quantization(fused=True)
+REREAD = Quantization(output=False, rereads=True)
 
 
 def leaky_relu(x: Tensor, *, alpha: float = 0.01) -> Tensor:
@@ -113,7 +114,7 @@ plain("Selu", selu, axes=elementwise)
 plain("ThresholdedRelu", thresholded_relu, axes=elementwise)
 plain("PRelu", prelu, axes=elementwise)
 plain("Sigmoid", torch.sigmoid, axes=elementwise, quantization=UNARY)
-plain("HardSigmoid", hard_sigmoid, axes=elementwise)
+plain("HardSigmoid", hard_sigmoid, axes=elementwise, quantization=REREAD)
 plain("Tanh", torch.tanh, axes=elementwise)
 plain("Softplus", softplus, axes=elementwise)
 plain("Softsign", softsign, axes=elementwise)

@@ -26,7 +26,8 @@ class Quantization:
     that is added to the integer accumulators; `output`: whether the result is quantized too, so that the runtime can
     compute in integers; `float_output`: it computes in integers even where the result leaves as float; `passes`: the
     op only moves values, so input and output share one scale; `fused`: an activation that the runtime folds into the
-    op before it, so the range is taken after it. Ops without an integer kernel in ONNX Runtime have no trait.
+    op before it, so the range is taken after it; `rereads`: its results are the integers of its input, cut off and read
+    with another scale and zero point. Ops without an integer kernel in ONNX Runtime have no trait.
     """
 
     inputs: tuple[int, ...] | None = (0,)
@@ -36,6 +37,7 @@ class Quantization:
     float_output: bool = False
     passes: bool = False
     fused: bool = False
+    rereads: bool = False
 
 
 FEW = 1024

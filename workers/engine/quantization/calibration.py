@@ -12,9 +12,10 @@ from workers.engine.batching import batch_taken, whole
 from workers.engine.context import Batches, Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
+from workers.engine.quantization.lowering import anchored
 from workers.engine.quantization.nodes import layer_name
 from workers.engine.quantization.placement import Placement
-from workers.engine.quantization.ranges import RANGES, Histogram, Range, min_max
+from workers.engine.quantization.ranges import RANGES, Histogram, Range
 from workers.engine.quantization.simulation import Simulation
 
 MOST_EXAMPLES = 1024
@@ -114,7 +115,7 @@ def observe(
 
 
 def choose_ranges(
-    method: str, histograms: Mapping[fx.Node, Histogram], simulation: Simulation
+    method: str, histograms: Mapping[fx.Node, Histogram], placement: Placement, simulation: Simulation
 ) -> tuple[dict[fx.Node, Range], dict[str, int]]:
     """The range of each value, and how often each method was taken.
 
@@ -124,7 +125,7 @@ def choose_ranges(
     taken = dict.fromkeys(RANGES, 0)
     for value, histogram in histograms.items():
         names = list(RANGES) if method == "auto" else [method]
-        found = {name: RANGES[name](histogram) for name in names}
+        found = {name: anchored(value, RANGES[name](histogram), placement.integer) for name in names}
         distinct: dict[str, Range] = {}
         for name, bounds in found.items():
             if not any(_same(bounds, other) for other in distinct.values()):
@@ -147,6 +148,4 @@ def find_ranges(
 ) -> tuple[dict[fx.Node, Range], dict[str, int]]:
     """Ranges for every source of the placement."""
     histograms = observe(graph, placement.sources, calibration, count=method != "min_max")
-    if method == "min_max":
-        return {value: min_max(histogram) for value, histogram in histograms.items()}, {"min_max": len(histograms)}
-    return choose_ranges(method, histograms, simulation)
+    return choose_ranges(method, histograms, placement, simulation)

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from workers.engine.ops.axis_rules import elementwise
 from workers.engine.ops.base import Op, Quantization, register
+from workers.engine.quantization.lowering import gate
 from workers.engine.quantization.ranges import LEVELS, Range
 
 if TYPE_CHECKING:
@@ -54,7 +55,10 @@ class FakeQuantizeOp(Op):
         module: Any = onnx.module(node)
         name = str(node.target)
         scale = onnx.initializer(f"{name}_scale", module.scale)
-        read_scale = onnx.initializer(f"{name}_read_scale", module.scale * module.gain)
         zero_point = onnx.initializer(f"{name}_zero_point", module.zero_point.to(torch.uint8))
         quantized = onnx.node("QuantizeLinear", (onnx.value(node.args[0]), scale, zero_point), f"{node.name}_quantized")
+        onnx.integers[node] = quantized
+        if node.users and all(user.target is gate for user in node.users):
+            return  # ONNX Runtime would compute what nobody reads
+        read_scale = onnx.initializer(f"{name}_read_scale", module.scale * module.gain)
         onnx.emit(node, "DequantizeLinear", (quantized, read_scale, zero_point))

@@ -11,10 +11,11 @@ from torch import Tensor, fx, nn
 
 from workers.engine.constraints import constrain
 from workers.engine.graph import Graph
+from workers.engine.ops.activations import hard_sigmoid
 from workers.engine.ops.base import source_of
 from workers.engine.quantization.fake_quantize import FakeQuantize
 from workers.engine.quantization.grid import BiasGrid, IntegerGrid, grid_of
-from workers.engine.quantization.lowering import gain
+from workers.engine.quantization.lowering import gain, gate, gate_options
 from workers.engine.quantization.nodes import calls_of, module_of
 from workers.engine.quantization.placement import Placement, Point, trait_of
 from workers.engine.quantization.ranges import LEVELS, Range
@@ -54,6 +55,10 @@ def insert(
         node.replace_all_uses_with(source_of(node))
         copied.module.graph.erase_node(node)
     copied.module.to(_device(copied.module))
+    for node in placement.integer:
+        if node.target is hard_sigmoid:
+            twin[node].target = gate
+            twin[node].kwargs = gate_options(node)
     integer = tuple(twin[node] for node in graph.module.graph.nodes if node in layers)
     for node in integer:
         _grid_weights(node, width)

@@ -1,7 +1,8 @@
 """Rewrites ops into others that ONNX Runtime computes in integers.
 
-A hard sigmoid has no integer kernel, but clip(x + beta / alpha, 0, 1 / alpha) is an integer addition that saturates,
-and the factor alpha is only another way to read the result. So a hard swish becomes an integer addition and product.
+A hard sigmoid has no integer kernel, but clip(alpha x + beta, 0, 1) needs none: where x is on a grid that begins at
+-beta / alpha, its integers from zero on are the result's, read with another scale. They are cut off at 1 / alpha, which
+takes no time. So a hard swish becomes an integer product, and the gate of a squeeze-and-excite block costs nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ import torch
 from torch import Tensor, fx
 
 from workers.engine.graph import Graph
-from workers.engine.ops.activations import clip, hard_sigmoid, hard_swish, swish
-from workers.engine.ops.base import Op, Quantization, register
+from workers.engine.ops.activations import hard_sigmoid, hard_swish, swish
+from workers.engine.ops.axis_rules import elementwise
+from workers.engine.ops.base import Op, Quantization, register, source_of
+from workers.engine.quantization.nodes import module_of
+from workers.engine.quantization.ranges import LEVELS, Range
 
 if TYPE_CHECKING:
     from workers.engine.writers.onnx import OnnxBuilder
+
+SWISH_GATE = {"alpha": 1 / 6, "beta": 0.5}
 
 
 def gain(x: Tensor, *, factor: float) -> Tensor:
@@ -37,41 +43,76 @@ class Gain(Op):
         onnx.emit(node, "Mul", (node.args[0], node.kwargs["factor"]))
 
 
+def gate(x: Tensor, *, alpha: float, beta: float) -> Tensor:
+    """A hard sigmoid of a value on an anchored grid."""
+    return hard_sigmoid(x, alpha=alpha, beta=beta)
+
+
+@register
+class Gate(Op):
+    name = "Gate"
+    domain = "modelpress"
+    functions = (gate,)
+    axes = elementwise
+
+    def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
+        source = source_of(node)
+        leaf, alpha = module_of(source), float(cast("float", node.kwargs["alpha"]))
+        integers, top = onnx.integers[source], round(1 / (alpha * float(leaf.scale)))
+        if top < LEVELS - 1:
+            bounds = [torch.tensor(bound, dtype=torch.uint8) for bound in (0, top)]
+            limits = [
+                onnx.initializer(f"{node.name}_{name}", b) for name, b in zip(("low", "high"), bounds, strict=True)
+            ]
+            integers = onnx.node("Clip", (integers, *limits), f"{node.name}_integers")
+        scale = onnx.initializer(f"{node.name}_scale", leaf.scale * alpha)
+        zero = onnx.initializer(f"{node.name}_zero_point", torch.tensor(0, dtype=torch.uint8))
+        onnx.emit(node, "DequantizeLinear", (integers, scale, zero))
+
+
+def gate_options(node: fx.Node) -> dict[str, float]:
+    """Of a hard sigmoid."""
+    given = {name: float(cast("float", value)) for name, value in node.kwargs.items()}
+    return {"alpha": 0.2, "beta": 0.5} | given
+
+
+def anchored(value: fx.Node, bounds: Range, integer: frozenset[fx.Node]) -> Range:
+    """The range, or where a gate reads the value, one whose grid begins where the gate opens, on a step of the grid."""
+    gates = [user for user in value.users if user in integer and user.target is hard_sigmoid]
+    if not gates:
+        return bounds
+    options = gate_options(gates[0])
+    opens, high = options["beta"] / options["alpha"], bounds.high
+    if len(gates) == len(value.users):
+        high = min(high, (1 - options["beta"]) / options["alpha"])
+    below = round((LEVELS - 1) * opens / (opens + max(high, 0.0)))
+    below = min(max(below, 1), LEVELS // 2)
+    return Range(-opens, opens * (LEVELS - 1 - below) / below)
+
+
 @dataclass
 class Lowered:
-    """What was taken apart: last new node → (function, its keyword arguments, its input)."""
+    """What was taken apart: last new node → its input."""
 
-    activations: dict[fx.Node, tuple[Any, dict[str, Any], fx.Node]] = field(default_factory=dict)
+    swishes: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def restore(self, graph: Graph, integer: frozenset[fx.Node]) -> None:
-        """Put those back that do not compute in integers after all: in float one op is faster than four."""
-        for node, (function, kwargs, source) in self.activations.items():
-            if _addition(node) in integer:
-                continue
-            with graph.module.graph.inserting_before(node):
-                original = graph.module.graph.call_function(function, (source,), kwargs)
-            original.meta = node.meta
-            node.replace_all_uses_with(original)
+        """Put those back that do not compute in integers after all: in float one op is faster than two."""
+        for node, source in self.swishes.items():
+            if node not in integer:
+                node.target, node.args = hard_swish, (source,)
         graph.module.graph.eliminate_dead_code()
         graph.module.recompile()
-
-
-def _addition(node: fx.Node) -> fx.Node:
-    """The addition of x + beta / alpha that a lowered activation begins with."""
-    while node.target is not torch.add:
-        node = cast("fx.Node", node.args[1 if node.target is torch.mul else 0])
-    return node
 
 
 def lower(graph: Graph, values: Mapping[fx.Node, Any]) -> Lowered:
     """Rewrite in place; `values` are the results of all nodes on some inputs. The graph answers as before."""
     lowered = Lowered()
-    for node in [node for node in graph.module.graph.nodes if node.target is swish]:
-        _take_apart_swish(graph, node)
     for node in list(graph.module.graph.nodes):
-        if node.target in (hard_swish, hard_sigmoid) and values[node].dtype is torch.float32:
-            replaced = _lower_activation(graph, node)
-            lowered.activations[replaced] = (node.target, dict(node.kwargs), node.args[0])
+        if node.target is swish:
+            _take_apart_swish(graph, node)
+        elif node.target is hard_swish and values[node].dtype is torch.float32:
+            lowered.swishes[_take_apart(graph, node)] = source_of(node)
             graph.module.graph.erase_node(node)
     graph.module.recompile()
     return lowered
@@ -88,21 +129,9 @@ def _take_apart_swish(graph: Graph, node: fx.Node) -> None:
     nodes.erase_node(node)
 
 
-def _lower_activation(graph: Graph, node: fx.Node) -> fx.Node:
-    swish = node.target is hard_swish
-    options: dict[str, Any] = {"alpha": 1 / 6, "beta": 0.5} if swish else {"alpha": 0.2, "beta": 0.5, **node.kwargs}
-    alpha, beta = float(options["alpha"]), float(options["beta"])
-    nodes, source = graph.module.graph, node.args[0]
-    name = f"shift_{beta / alpha:g}".replace(".", "_").replace("-", "minus_")
-    if not hasattr(graph.module, name):
-        device = next((parameter.device for parameter in graph.module.parameters()), None)
-        graph.module.register_buffer(name, torch.tensor(beta / alpha, device=device))
+def _take_apart(graph: Graph, node: fx.Node) -> fx.Node:
+    nodes, source = graph.module.graph, source_of(node)
     with nodes.inserting_before(node):
-        shift = nodes.get_attr(name)
-        shifted = nodes.call_function(torch.add, (source, shift))
-        bounded = nodes.call_function(clip, (shifted, 0.0, 1 / alpha))
-        result = nodes.call_function(gain, (bounded,), {"factor": alpha})
-        if swish:
-            result = nodes.call_function(torch.mul, (source, result))
-    node.replace_all_uses_with(result, propagate_meta=True)
-    return result
+        product = nodes.call_function(torch.mul, (source, nodes.call_function(hard_sigmoid, (source,), SWISH_GATE)))
+    node.replace_all_uses_with(product, propagate_meta=True)
+    return product

@@ -63,6 +63,11 @@ def _fused(node: fx.Node) -> bool:
     return trait is not None and trait.fused
 
 
+def _rereads(node: fx.Node) -> bool:
+    trait = trait_of(node)
+    return trait is not None and trait.rereads
+
+
 def _producer(value: fx.Node) -> fx.Node:
     """The op whose accumulators the value comes from: fused activations are looked through."""
     while _fused(value):
@@ -96,6 +101,8 @@ def place(graph: fx.Graph, layers: frozenset[fx.Node]) -> Placement:
             continue
         if node in scores and node.target is not torch.matmul:
             continue
+        if trait.rereads and _producer(source_of(node)) not in integer:
+            continue
         origins = [_origin(value) for value in quantized_inputs(node, trait)]
         if any(origin in integer for origin in origins) and all(
             origin in integer or origin.op == "get_attr" for origin in origins
@@ -112,6 +119,8 @@ def _points(graph: fx.Graph, integer: set[fx.Node]) -> dict[fx.Node, Point]:
             continue
         for value in quantized_inputs(node, trait):
             reader = node
+            if _rereads(value) and value in integer:
+                continue
             while _passes(value):
                 readers.setdefault(value, set()).add(reader)
                 value, reader = source_of(value), value  # noqa: PLW2901 (the chain is walked upwards)

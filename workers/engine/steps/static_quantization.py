@@ -14,6 +14,7 @@ from workers.engine.data import SyntheticBatches
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph, Layer
 from workers.engine.ops.recurrent_cells import Recurrent
+from workers.engine.quantization.alignment import align_depthwise
 from workers.engine.quantization.bias_correction import correct_biases
 from workers.engine.quantization.calibration import Calibration, find_ranges
 from workers.engine.quantization.equalization import equalize
@@ -53,6 +54,7 @@ def static_quantization(step: StaticQuantization, graph: Graph, context: Context
     if folded:
         context.notes.append(f"{folded} batch norms are folded into the layers before them")
     lowered = lower(graph, record(graph, few[0]))
+    _align(graph, context)
     layers, stored = _layers(step, graph, context)
     _prepare(step, graph, context, [record(graph, inputs) for inputs in few])
 
@@ -84,6 +86,15 @@ def static_quantization(step: StaticQuantization, graph: Graph, context: Context
     return quantized.graph
 
 
+def _align(graph: Graph, context: Context) -> None:
+    widened = align_depthwise(graph) if context.runtime in ("cpu-avx2", "cpu-vnni") else []
+    if widened:
+        context.notes.append(
+            f"channels of zeros bring {len(widened)} depthwise convolutions to a multiple of 16, "
+            f"at which integers are fastest: {', '.join(widened)}"
+        )
+
+
 def _calibration(graph: Graph, context: Context) -> Calibration:
     if isinstance(context.calibrate, SyntheticBatches):
         context.notes.append("calibrated on made-up inputs: ranges of real ones may differ, send some hundreds of them")
@@ -109,7 +120,7 @@ def _layers(step: StaticQuantization, graph: Graph, context: Context) -> tuple[f
             context.untouched[layer.name] = reason
         elif trait and not trait.inputs:
             stored.add(layer.node)
-        elif all(too_few_channels(weight) for weight in layer.weights.values()):
+        elif too_few_channels(layer.module):
             stored.add(layer.node)
             context.untouched[layer.name] = "computes in float from 8-bit weights: too few channels to gain by integers"
         else:

@@ -82,6 +82,8 @@ class OnnxBuilder:
         self._names: dict[fx.Node, str] = {}
         self._stored: dict[tuple[int, tuple[int, ...], bytes], str] = {}
         self._weights: dict[tuple[str, str, bool], str] = {}
+        self.integers: dict[fx.Node, str] = {}
+        """The integers behind values that are on a grid, for ops that read them another way."""
         self._plain: dict[int, str] = {}
         """Parameters that are stored as they are: a tied layer that needs one transposed says so in the file."""
         nodes = list(graph.module.graph.nodes)
