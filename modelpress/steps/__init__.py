@@ -15,6 +15,7 @@ from modelpress.steps.feature_selection import FeatureSelection
 from modelpress.steps.fine_tuning import FineTuning
 from modelpress.steps.half_precision import HalfPrecision
 from modelpress.steps.input_compression import InputCompression
+from modelpress.steps.lottery_ticket import LotteryTicket
 from modelpress.steps.low_rank_factorization import LowRankFactorization
 from modelpress.steps.magnitude_pruning import MagnitudePruning
 from modelpress.steps.movement_pruning import MovementPruning
@@ -31,6 +32,7 @@ AnyStep = Annotated[
     | LowRankFactorization
     | MagnitudePruning
     | MovementPruning
+    | LotteryTicket
     | WeightClustering
     | Binarization
     | Ternarization

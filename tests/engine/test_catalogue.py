@@ -16,8 +16,12 @@ MODELS = {"depth_pruning": residual, "low_rank_factorization": wide, "feature_se
 """For steps that look for something that not every model has."""
 EXAMPLES = {mlp: blobs}
 """For models that take other examples than images."""
-OPTIONS = {"input_compression": {"scale": 0.03, "mean": 4.0}}
-"""For steps that cannot know without a word."""
+OPTIONS = {
+    "input_compression": {"scale": 0.03, "mean": 4.0},
+    "movement_pruning": {"epochs": 20},
+    "lottery_ticket": {"round_share": 0.6, "epochs": 5},
+}
+"""For steps that cannot know without a word, or that need more than a few updates."""
 
 
 @pytest.mark.parametrize("name", STEPS)

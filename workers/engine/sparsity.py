@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -134,6 +135,13 @@ def spared(scores: Sequence[Tensor], share: float) -> list[Tensor]:
     staying = min(FLOOR, (1 - share) / 2)
     tops = [without_smallest([score], 1 - max(staying, 1 / score.numel()))[0] for score in scores]
     return [score.masked_fill(top, math.inf) for score, top in zip(scores, tops, strict=True)]
+
+
+def staying(scores: Sequence[Tensor], share: float, scope: Literal["global", "layer"]) -> list[Tensor]:
+    """Masks of what stays when the smallest go: this share of all, or the same share of each."""
+    if scope == "layer":
+        return [kept for score in scores for kept in without_smallest([score], share)]
+    return without_smallest(spared(scores, share), share)
 
 
 def losers(scores: Tensor, axis: int, n: int, m: int) -> Tensor:

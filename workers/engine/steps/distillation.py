@@ -123,9 +123,10 @@ class Imitation:
         return softened_kl(student, teacher, self.step.temperature)
 
     def figures(self, outputs: tuple[Tensor, ...], batch: Batch) -> dict[str, float]:
+        by_labels = self.target.figures(outputs[self.judged], labels_of(batch)) if self.target else {}
         if not self.classification:
-            return {}
+            return by_labels
         both = outputs[self.judged], self.teacher.answers(batch)[self.judged]
         mine, theirs = (decided(as_rows(found, self.axis), self.scores) for found in both)
         same = mine == theirs
-        return {"agreement": float(same.float().mean())}
+        return {"agreement": float(same.float().mean())} | by_labels

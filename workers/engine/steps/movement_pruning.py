@@ -15,7 +15,7 @@ from workers.engine.constraints import Constraint, Mask, raw_parameter
 from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
-from workers.engine.sparsity import Gradually, Pruned, prunable, spared, sparsity, without_smallest
+from workers.engine.sparsity import Gradually, Pruned, prunable, sparsity, staying
 from workers.engine.steps import applies
 from workers.engine.steps.distillation import distil
 
@@ -99,11 +99,7 @@ def _scored(weight: Pruned) -> Scores:
 
 
 def _prune(step: MovementPruning, scores: Sequence[Scores], share: float) -> None:
-    judged = [each.judged() for each in scores]
-    if step.scope == "layer":
-        kept = [kept for score in judged for kept in without_smallest([score], share)]
-    else:
-        kept = without_smallest(spared(judged, share), share)
+    kept = staying([each.judged() for each in scores], share, step.scope)
     for each, keep in zip(scores, kept, strict=True):
         each.keep.copy_(keep & each.alive.to(keep.device))
 
