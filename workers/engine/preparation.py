@@ -12,7 +12,7 @@ import torch
 
 from modelpress.matching import WHOLE, Form, MismatchError, check_teacher, label_form, unread_labels
 from modelpress.models import Signature
-from modelpress.run import Compress
+from modelpress.run import Compress, ModelFile
 from modelpress.steps import Data
 from workers.engine.context import Batches, Context
 from workers.engine.data import DatasetBatches
@@ -62,6 +62,7 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
         reporter.warn(task.note)
     _check(spec, task, inputs)
     data: dict[str, Batches] = dict(inputs.by_use)
+    teacher = None if spec.teacher is None else _read_teacher(spec.teacher, run_dir, names)
     conditions = Conditions(
         signature=names,
         task=task,
@@ -72,6 +73,7 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
         seed=request.seed,
         free=checked.free if checked is not None else FREE_SIZES[0],
         deadline=reporter.deadline,
+        teacher=teacher and teacher[1],
     )
     own = resolve_runtime("auto", device)
     if conditions.runtime != own:
@@ -79,10 +81,12 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
             f"the result is made for {conditions.runtime}, but this worker is {own}: its latency will be another there"
         )
     original.module.eval().to(device)
+    if teacher is not None:
+        teacher[0].module.eval().to(device)
     context = Context(
         train=data.get("train"),
         calibrate=_calibration(spec, data, original, conditions, reporter),
-        teacher=_teacher(spec, run_dir, original, device),
+        teacher=original if teacher is None else teacher[0],
         original=original,
         device=device,
         runtime=conditions.runtime,
@@ -134,16 +138,14 @@ def _read_original(spec: Compress, run_dir: Path, reporter: Reporter) -> tuple[G
     return graph, file
 
 
-def _teacher(spec: Compress, run_dir: Path, original: Graph, device: torch.device) -> Graph:
-    if spec.teacher is None:
-        return original
-    _, graph = open_model(spec.teacher, run_dir)
+def _read_teacher(teacher: ModelFile, run_dir: Path, names: Signature) -> tuple[Graph, Path]:
+    """Its graph, and the ONNX file that answers in its stead when the result is compared with it."""
+    format_, graph = open_model(teacher, run_dir)
     try:
-        check_teacher(signature(original), signature(graph))
+        check_teacher(names, signature(graph))
     except MismatchError as error:
         raise InvalidModelError(error.detail) from error
-    graph.module.eval().to(device)
-    return graph
+    return graph, runnable(graph, format_, teacher, run_dir, "teacher")
 
 
 def _calibration(
@@ -158,7 +160,9 @@ def _calibration(
         reporter.warn(f"{', '.join(wanting)} had no data and used made-up inputs; a few hundred real ones do better")
     trains = any(step.data_needed() == Data.UNLABELLED for step in recipe)
     seed, free, left = conditions.seed, conditions.free, conditions.deadline
-    return InventedBatches(original, seed=seed, free=free, deadline=left, train=trains)
+    task = conditions.task
+    classes = (task.output, task.class_axis) if task.decides and task.class_axis is not None else None
+    return InventedBatches(original, seed=seed, free=free, deadline=left, train=trains, classes=classes)
 
 
 def _seed(seed: int) -> None:

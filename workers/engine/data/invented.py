@@ -31,9 +31,15 @@ FOLDED = (
 class InventedBatches(SyntheticBatches):
     """From the model's batch norms where it has any, else from shapes, types and tables; the same for a seed."""
 
-    def __init__(self, graph: Graph, *, seed: int, free: int, deadline: float, train: bool) -> None:
-        """`graph`: the original. `deadline`: on `time.monotonic()`. `train`: whether they are trained on, too."""
+    def __init__(
+        self, graph: Graph, *, seed: int, free: int, deadline: float, train: bool, classes: tuple[int, int] | None
+    ) -> None:
+        """`graph`: the original. `deadline`: on `time.monotonic()`. `train`: whether they are trained on, too.
+
+        `classes`: the output that has class scores and its axis of them, if any.
+        """
         super().__init__(Signature(inputs=graph.inputs, outputs=graph.outputs), seed, free)
+        self._classes = classes
         self._graph, self._deadline, self._train = graph, deadline, train
         self._news: list[str] = []
 
@@ -50,7 +56,7 @@ class InventedBatches(SyntheticBatches):
         if not self._runs(_some(guessed, size or PROBED), device):
             self._news.append("no data: made-up inputs of noise, zeros and ones")
             return plain.inputs
-        inversion = Inversion(self._graph, device, size)
+        inversion = Inversion(self._graph, device, size, self._classes)
         if not inversion.usable(_some(guessed, size or PROBED)):
             why = FOLDED if not inversion.norms else "no gradient comes from the model's batch norms to its inputs"
             self._news.append(f"no data: {examples} made-up inputs, {', '.join(g.told for g in guesses)}; {why}")
