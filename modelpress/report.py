@@ -144,6 +144,10 @@ class Report(Strict):
     )
     quality: Quality | None = None
     agreement: tuple[Agreement, ...] = ()
+    agreement_with: Literal["original", "teacher"] = Field(
+        "original", description="an uploaded teacher where there is one: it is what the result is to be like"
+    )
+    agreement_before: tuple[Agreement, ...] = Field((), description="of the original with the uploaded teacher")
     agreement_data: Literal["evaluate", "calibrate", "train", "synthetic"] = "synthetic"
     layers: tuple[LayerReport, ...] = ()
     steps: tuple[StepReport, ...] = ()

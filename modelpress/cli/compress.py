@@ -12,7 +12,7 @@ from modelpress.cli.recipe import RecipeError, read_recipe
 from modelpress.cli.report import render
 from modelpress.client import Client, Job, Model
 from modelpress.client.resources import File, JobResult
-from modelpress.jobs import Format, JobStatus, MaxDrop, Targets
+from modelpress.jobs import Extra, Format, JobStatus, MaxDrop, Targets
 from modelpress.report import Report, Verdict
 from modelpress.steps import AnyStep
 
@@ -20,7 +20,7 @@ EXIT = {Verdict.PASSED: 0, Verdict.DEGRADED: 3, Verdict.NO_GAIN: 4}
 TARGETS_UNMET = 5
 INTERRUPTED = 130
 USES = ("train", "calibrate", "evaluate")
-FORMATS = get_args(Format)
+FORMATS, EXTRAS = get_args(Format), get_args(Extra)
 
 
 def compress(
@@ -158,6 +158,8 @@ def fetched(client: Client, result: Model, output: Path | None, model: str) -> d
 def target_of(output: Path | None, model: str, file: File, *, alone: bool) -> Path:
     """The path that was given; else beside nothing of the user's: the model's name with a word more."""
     suffix = Path(file.filename).suffix
+    if file.format in EXTRAS:
+        suffix = f".{file.format}{suffix}"
     if output is None:
         path = Path(model)
         stem = model if model.startswith("mdl_") else path.resolve().name if path.is_dir() else path.stem

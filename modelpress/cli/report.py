@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelpress.cli.output import size, table
-from modelpress.report import FileSize, Latency, Quality, Report, Verdict
+from modelpress.report import Agreement, FileSize, Latency, Quality, Report, Verdict
 
 COLOURS = {Verdict.PASSED: "green", Verdict.DEGRADED: "red", Verdict.NO_GAIN: "yellow"}
 ERRORS = frozenset({"mse", "mae"})
@@ -32,41 +32,46 @@ def verdict(report: Report) -> RenderableType:
 
 
 def figures(report: Report) -> Table:
-    before, after = report.size
+    was, now = report.size
     made = table("", "original", "result", "change")
     for column in made.columns[1:]:
         column.justify = "right"
     first, *others = report.files or (FileSize(format="onnx", bytes=after.bytes, ratio=report.size_ratio),)
     name = "file" if first.format == "onnx" else f"file as {first.format}"
-    made.add_row(name, size(before.bytes), size(first.bytes), smaller(first.ratio))
+    made.add_row(name, size(was.bytes), size(first.bytes), smaller(first.ratio))
     for file in others:
         made.add_row(f"file as {file.format}", "", size(file.bytes), smaller(file.ratio))
     made.add_row(
         "file, zstd -19",
-        size(before.zstd_bytes),
-        size(after.zstd_bytes),
-        smaller(before.zstd_bytes / after.zstd_bytes),
+        size(was.zstd_bytes),
+        size(now.zstd_bytes),
+        smaller(was.zstd_bytes / now.zstd_bytes),
     )
-    if before.packed_bytes and after.packed_bytes:
-        packed = before.packed_bytes, after.packed_bytes
+    if was.packed_bytes and now.packed_bytes:
+        packed = was.packed_bytes, now.packed_bytes
         made.add_row("file, packed", *map(size, packed), smaller(packed[0] / packed[1]))
     for latency in report.latency:
         made.add_row(*latency_row(latency))
     if report.quality:
         made.add_row(*quality_row(report.quality))
+    before = {agreement.output: alike(agreement) for agreement in report.agreement_before}
+    taught = " with the teacher" if report.agreement_with == "teacher" else ""
     for agreement in report.agreement:
-        same = f"{agreement.top1:.2%} same class" if agreement.top1 is not None else f"cosine {agreement.cosine:.4f}"
-        kind = report.agreement_data
-        made.add_row(f"agreement, {agreement.output}", "", same, f"n = {agreement.n} ({kind})")
+        own, n = before.get(agreement.output, ""), f"n = {agreement.n} ({report.agreement_data})"
+        made.add_row(f"agreement{taught}, {agreement.output}", own, alike(agreement), n)
     made.add_row(
         "weights that are zero",
-        sparsity(before.parameters, before.nonzeros),
-        sparsity(after.parameters, after.nonzeros),
+        sparsity(was.parameters, was.nonzeros),
+        sparsity(now.parameters, now.nonzeros),
         "",
     )
     if report.peak_memory_bytes:
         made.add_row("memory", *map(size, report.peak_memory_bytes), "")
     return made
+
+
+def alike(agreement: Agreement) -> str:
+    return f"{agreement.top1:.2%} same class" if agreement.top1 is not None else f"cosine {agreement.cosine:.4f}"
 
 
 def smaller(ratio: float) -> str:

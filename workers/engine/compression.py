@@ -110,7 +110,7 @@ def _after_cut(graph: Graph, prepared: Prepared, run_dir: Path, reporter: Report
     write_model(reference, "onnx", file)
     names = conditions.signature.model_copy(update={"outputs": reference.outputs})
     task = ResolvedTask("none", 0, None, None)
-    return replace(conditions, signature=names, task=task, form=None, reference=file)
+    return replace(conditions, signature=names, task=task, form=None, reference=file, teacher=None)
 
 
 def _traffic(original: Signature, result: Signature) -> Traffic:
@@ -152,6 +152,7 @@ def _report(spec: Compress, run_dir: Path, made: Made, figures: Figures, reporte
             traffic=made.traffic,
             quality=comparison.quality,
             agreement=next((found for found in comparison.agreement if found.output == judged), None),
+            before=next((found for found in comparison.before if found.output == judged), None),
             made_up=figures.source == "synthetic",
             broken=comparison.broken,
             answers=_answers(made.conditions),
@@ -180,6 +181,8 @@ def _report(spec: Compress, run_dir: Path, made: Made, figures: Figures, reporte
         peak_memory_bytes=figures.peak_memory_bytes,
         quality=comparison.quality,
         agreement=comparison.agreement,
+        agreement_with="original" if made.conditions.teacher is None else "teacher",
+        agreement_before=comparison.before,
         agreement_data=figures.source,
         layers=made.layers,
         steps=made.steps,

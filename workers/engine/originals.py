@@ -10,8 +10,6 @@ from workers.engine.readers import ZIP, read_model
 from workers.engine.readers.packed import unpacked
 from workers.engine.writers import write_model
 
-REWRITTEN = "original.onnx"
-
 
 def open_model(model: ModelFile, run_dir: Path) -> tuple[str, Graph]:
     """The format and the graph. Raises InvalidModelError or UnsupportedModelError."""
@@ -19,7 +17,7 @@ def open_model(model: ModelFile, run_dir: Path) -> tuple[str, Graph]:
     return read_model(run_dir / model.path, architecture)
 
 
-def runnable(graph: Graph, format_: str, model: ModelFile, run_dir: Path) -> Path:
+def runnable(graph: Graph, format_: str, model: ModelFile, run_dir: Path, name: str = "original") -> Path:
     """The file itself, or what is packed in it, where that is one ONNX file, else the graph's, unchanged.
 
     Raises EngineError where ONNX cannot hold the graph.
@@ -29,7 +27,7 @@ def runnable(graph: Graph, format_: str, model: ModelFile, run_dir: Path) -> Pat
         return file
     if format_ == "packed":
         return unpacked(file)
-    rewritten = run_dir / REWRITTEN
+    rewritten = run_dir / f"{name}.onnx"
     write_model(graph, "onnx", rewritten)
     return rewritten
 

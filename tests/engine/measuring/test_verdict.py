@@ -35,6 +35,7 @@ GOOD = Evidence(
     latency=(latency(1.4, 1.5, 1.6),),
     quality=quality(0.9229, 0.9225),
     agreement=agreement(0.99, 0.999),
+    before=None,
     made_up=False,
     broken=0,
     answers="scores",
@@ -166,3 +167,27 @@ def test_a_drop_that_cannot_be_measured_is_not_met():
     assert judgement.targets_met is False
     assert judgement.targets[0].measured is None
     assert any("could not be measured" in reason for reason in judgement.reasons)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"), [(0.3, 0.9, "passed"), (0.9, 0.9, "no_gain"), (0.95, 0.6, "degraded")]
+)
+def test_with_a_teacher_it_counts_whether_the_result_came_nearer_to_it(before, after, verdict):
+    evidence = replace(
+        GOOD,
+        size_ratio=1.0,
+        latency=(latency(0.98, 1.0, 1.02),),
+        quality=None,
+        agreement=agreement(after, after),
+        before=agreement(before, before),
+    )
+    judgement = judge(evidence, NONE)
+    assert judgement.verdict == verdict
+    if verdict != "no_gain":
+        assert f"the teacher does for {after:.1%}" in judgement.reasons[0]
+        assert f"the original for {before:.1%}" in judgement.reasons[0]
+
+
+def test_a_smaller_result_that_is_as_near_to_the_teacher_passes_however_far_that_is():
+    evidence = replace(GOOD, quality=None, agreement=agreement(0.6, 0.6), before=agreement(0.6, 0.6))
+    assert judge(evidence, NONE).verdict == Verdict.PASSED

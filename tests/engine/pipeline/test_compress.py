@@ -123,6 +123,15 @@ def test_an_uploaded_teacher_teaches(tmp_path):
     assert result.report.quality.original < 0.5
     assert result.report.quality.result > 0.8
     assert result.report.verdict == Verdict.PASSED  # not smaller, not faster, but better
+    assert result.report.agreement_with == "teacher"
+    assert result.report.agreement_before[0].top1 < 0.5
+    assert result.report.agreement[0].top1 > 0.8
+
+    without_labels = {"train": data["train"], "evaluate": data["evaluate"][0]}
+    taught, _ = compress(tmp_path / "c", untrained, recipe, data=without_labels, teacher=mlp())
+    assert taught.report.quality is None
+    assert taught.report.verdict == Verdict.PASSED, taught.report.reasons
+    assert "answers as the teacher does for" in taught.report.reasons[0]
 
     refused, _ = compress(tmp_path / "b", untrained, recipe, data=data, teacher=convolutional())
     assert refused.error.code == "invalid_model"

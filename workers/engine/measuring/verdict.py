@@ -182,11 +182,12 @@ def _beside_teacher(evidence: Evidence) -> str:
     after, before = evidence.agreement, evidence.before
     if after is None or before is None:
         raise ValueError("there is no teacher")
-    what = "answers as the teacher does" if after.top1 is not None else "is like the teacher"
-    shares = f"{_likeness(after):.1%} of {after.n} examples, the original for {_likeness(before):.1%}"
-    if after.top1 is None:
-        shares = f"{_likeness(after):.4f}, the original with {_likeness(before):.4f}, over {after.n} examples"
-    return f"the result {what} {'for' if after.top1 is not None else 'with an agreement of'} {shares}"
+    if after.top1 is not None and before.top1 is not None:
+        shares = f"{after.top1:.1%} of {after.n} examples, the original for {before.top1:.1%}"
+        return f"the result answers as the teacher does for {shares}"
+    one, other = _likeness(after), _likeness(before)
+    measure = "mean cosine" if after.r2 is None else "R²"
+    return f"the result agrees with the teacher by {measure} {one:.4f}, the original by {other:.4f}"
 
 
 def _no_gain(evidence: Evidence) -> list[str]:
