@@ -36,7 +36,7 @@ def figures(report: Report) -> Table:
     made = table("", "original", "result", "change")
     for column in made.columns[1:]:
         column.justify = "right"
-    first, *others = report.files or (FileSize(format="onnx", bytes=after.bytes, ratio=report.size_ratio),)
+    first, *others = report.files or (FileSize(format="onnx", bytes=now.bytes, ratio=report.size_ratio),)
     name = "file" if first.format == "onnx" else f"file as {first.format}"
     made.add_row(name, size(was.bytes), size(first.bytes), smaller(first.ratio))
     for file in others:
@@ -65,6 +65,9 @@ def figures(report: Report) -> Table:
         sparsity(now.parameters, now.nonzeros),
         "",
     )
+    if report.traffic:
+        for name, sizes in (("sent", report.traffic.sent_bytes), ("answered", report.traffic.answered_bytes)):
+            made.add_row(f"{name}, an example", *map(size, sizes), smaller(sizes[0] / max(sizes[1], 1)))
     if report.peak_memory_bytes:
         made.add_row("memory", *map(size, report.peak_memory_bytes), "")
     return made

@@ -1,12 +1,15 @@
 """The before/after table: what is bad is said first and in words, never only by a colour."""
 
 import io
+from pathlib import Path
 
 from rich.console import Console
 
-from modelpress.cli.compress import exit_code
+from modelpress.cli.compress import exit_code, target_of
 from modelpress.cli.report import render
+from modelpress.client.resources import File
 from modelpress.report import (
+    Agreement,
     Environment,
     FileSize,
     Latency,
@@ -15,6 +18,7 @@ from modelpress.report import (
     Size,
     TargetOutcome,
     Timing,
+    Traffic,
     Verdict,
 )
 
@@ -109,3 +113,29 @@ def test_every_file_is_listed_by_its_format() -> None:
     assert row(report, "file as packed").split()[3:] == ["97.7", "KiB", "20.0", "KiB", "5.00×", "smaller"]
     assert row(report, "file as pt2").split()[3:] == ["100.0", "KiB", "1.02×", "LARGER"]
     assert row(a_report(files=(FileSize(format="onnx", bytes=1024, ratio=9),)), "file ").split()[3:5] == ["1.0", "KiB"]
+
+
+def test_with_a_teacher_both_are_compared_with_it() -> None:
+    before, after = (Agreement(output="scores", n=500, top1=top1, cosine=0.9, max_abs=1) for top1 in (0.31, 0.95))
+    lines = shown(a_report(agreement=(after,), agreement_before=(before,), agreement_with="teacher"))
+    (line,) = [line for line in lines if "with the teacher" in line]
+    assert line.index("31.00% same class") < line.index("95.00% same class")
+
+
+def test_what_crosses_the_wire_is_shown_where_it_changed() -> None:
+    lines = shown(a_report(traffic=Traffic(sent_bytes=(4000, 1000), answered_bytes=(40, 40))))
+    (sent,) = [line for line in lines if "sent, an example" in line]
+    assert "4.00× smaller" in sent
+
+
+def test_every_file_of_a_result_gets_a_path_of_its_own(tmp_path: Path) -> None:
+    files = [
+        File(format="onnx", filename="net.onnx", size_bytes=1, sha256=""),
+        File(format="ticket", filename="net.ticket.onnx", size_bytes=1, sha256=""),
+    ]
+    for output in (None, tmp_path / "small.onnx"):
+        paths = [target_of(output, "net.onnx", file, alone=False) for file in files]
+        assert [path.name.partition(".")[2] for path in paths] in (
+            ["compressed.onnx", "compressed.ticket.onnx"],
+            ["onnx", "ticket.onnx"],
+        )
