@@ -13,7 +13,7 @@ from workers.engine.graph import Graph, Layer
 from workers.engine.quantization.fake_quantize import FakeQuantize
 from workers.engine.quantization.grid import BiasGrid, IntegerGrid, grid_of
 from workers.engine.quantization.insertion import BIAS_HEADROOM, input_scale
-from workers.engine.quantization.learned_steps import LearnedGrid, on_grid
+from workers.engine.quantization.learned_steps import LearnedGrid, calmed, on_grid
 from workers.engine.quantization.ranges import LEVELS
 
 
@@ -39,16 +39,18 @@ class LearnedFakeQuantize(FakeQuantize):
         return moved.clamp(0, LEVELS - 1)
 
     def forward(self, value: Tensor) -> Tensor:
-        step = self.step
-        share = ((LEVELS - 1) * max(1, value.numel() // max(1, len(value)))) ** -0.5
+        high = LEVELS - 1
+        values = value.numel() // max(1, len(value))
+        step = calmed(self.step, values, high)
         if self.shift is None:
-            quantized = on_grid(value, step, 0, LEVELS - 1, share)
+            quantized = on_grid(value, step, 0, high)
         else:
-            zero = self.zero
+            zero = calmed(self.zero, values, high)
             offset = (zero + (zero.round() - zero).detach()) * step
-            quantized = on_grid(value + offset, step, 0, LEVELS - 1, share) - offset
+            quantized = on_grid(value + offset, step, 0, high) - offset
         return quantized if self.gain == 1 else quantized * self.gain
 
+    @torch.no_grad()
     def settled(self) -> FakeQuantize:
         """The plain one that it has become."""
         return FakeQuantize(float(self.step), int(self.zero.round()), self.gain).to(self.scale.device)

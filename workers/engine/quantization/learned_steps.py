@@ -21,34 +21,43 @@ PACKED = (2, 3, 4)
 
 
 class _OnGrid(torch.autograd.Function):
-    """value → clamp(round(value / step), low, high) × step, with LSQ's gradients, that of the step times `share`."""
+    """value → clamp(round(value / step), low, high) × step, with LSQ's gradients."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, step: Tensor, low: int, high: int, share: float) -> Tensor:
+    def forward(ctx: Any, value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
         scaled = value / step
         integers = scaled.round().clamp(low, high)
         ctx.save_for_backward(scaled, integers, step)
-        ctx.bounds, ctx.share = (low, high), share
+        ctx.bounds = low, high
         return integers * step
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (gradient,) = gradients
         scaled, integers, step = ctx.saved_tensors
         low, high = ctx.bounds
         inside = (scaled >= low) & (scaled <= high)
         moved = torch.where(inside, integers - scaled, integers)
-        return gradient * inside, (gradient * moved).sum_to_size(step.shape) * ctx.share, None, None, None
+        return gradient * inside, (gradient * moved).sum_to_size(step.shape), None, None
 
 
-def on_grid(value: Tensor, step: Tensor, low: int, high: int, share: float = 1.0) -> Tensor:
+def on_grid(value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     """The value on the grid of whole steps from `low` to `high`; the step, which broadcasts, may be negative.
 
     Inside of the grid gradients pass straight through. A step's gradient is how far its values moved by rounding, or
-    the bound at which they were cut off, times `share`.
+    the bound at which they were cut off.
     """
-    result: Tensor = _OnGrid.apply(value, step, low, high, share)
+    result: Tensor = _OnGrid.apply(value, step, low, high)
     return result
+
+
+def calmed(value: Tensor, values: int, high: int) -> Tensor:
+    """The same, with the share of its gradient that LSQ gives a step of so many values and steps on one side.
+
+    Else the many values of a step would drown those of the weights where all gradients are clipped together.
+    """
+    share = float(max(1, values * high)) ** -0.5
+    return value.detach() + (value - value.detach()) * share
 
 
 class LearnedGrid(LearnedScale):
@@ -90,8 +99,7 @@ class LearnedGrid(LearnedScale):
 
     def forward(self, weight: Tensor) -> Tensor:
         low, high = self.bounds
-        share = (high * weight.numel() / self.start.numel()) ** -0.5
-        return on_grid(weight, self.scale, low, high, share)
+        return on_grid(weight, calmed(self.scale, weight.numel() // self.start.numel(), high), low, high)
 
     def encode(self, weight: Tensor) -> Encoding:
         low, _ = self.bounds
