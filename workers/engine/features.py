@@ -1,100 +1,149 @@
-"""Match the inner results of a student to those of its teacher, layer by layer of the same name.
+"""Match the inner results of a student to those of its teacher, by name or by depth.
 
 Romero et al., 2015 (FitNets), arXiv:1412.6550.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+import operator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph, Layer
+from workers.engine.ops.normalization import LayerNorm, RMSNorm
+from workers.engine.watching import values_of
+
+
+class Inner(Protocol):
+    """What of the inner values of both is compared, and how."""
+
+    mine: tuple[fx.Node, ...]
+    """Of the student."""
+    theirs: tuple[fx.Node, ...]
+    """Of the teacher, one for each of the student's."""
+
+    def loss(self, mine: Sequence[Tensor], theirs: Sequence[Tensor], examples: int) -> Tensor:
+        """Of the values of these nodes for a batch of so many examples."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained too and thrown away at the end."""
+
+    def told(self) -> str: ...
 
 
 class FeatureMatching:
-    """A context manager that listens to both graphs; `loss` is that of the latest call of each.
+    """Where student and teacher differ in one dim, a linear projection of the student along it is trained too.
 
-    Where student and teacher differ in one dim, a linear projection of the student along it is trained too and thrown
-    away at the end. Layers that differ in more are left out. Raises StepError where no layer is left.
+    Layers that differ in more are left out. Raises StepError where no layer is left.
     """
 
     def __init__(self, student: Graph, teacher: Graph, inputs: tuple[Tensor, ...]) -> None:
         """`inputs`: a few examples, on the graphs' device, from which the shapes are learnt."""
-        theirs = {layer.name: layer for layer in teacher.layers()}
-        pairs = [(layer, theirs[layer.name]) for layer in student.layers() if layer.name in theirs]
-        self._student: dict[str, Tensor] = {}
-        self._teacher: dict[str, Tensor] = {}
-        self._hooks = []
-        for mine, other in pairs:
-            self._hooks.append(mine.module.register_forward_hook(_keep(self._student, mine)))
-            self._hooks.append(other.module.register_forward_hook(_keep(self._teacher, other)))
-        with torch.no_grad():
-            student(*inputs)
-            teacher(*inputs)
+        own, others = _results(student, inputs), _results(teacher, inputs)
+        self._by_name = {name for name, _, _ in own} & {name for name, _, _ in others}
+        pairs = list(_by_name(own, others)) if self._by_name else list(_by_depth(own, others))
+        device = inputs[0].device
         self._projections = nn.ModuleDict()
-        self._axes: dict[str, int | None] = {}
-        for name in [mine.name for mine, _ in pairs]:
-            self._match(name)
-        if not self._axes:
-            self.close()
+        self._axes: list[int | None] = []
+        mine: list[fx.Node] = []
+        theirs: list[fx.Node] = []
+        for (one, shape), (other, wanted) in pairs:
+            axes = _unlike(shape, wanted)
+            if axes is None or len(axes) > 1:
+                continue
+            if axes:
+                projection = nn.Linear(shape[axes[0]], wanted[axes[0]], device=device)
+                self._projections[f"of_{len(self._axes)}"] = projection
+            self._axes.append(axes[0] if axes else None)
+            mine.append(one)
+            theirs.append(other)
+        if not mine:
             raise StepError(
-                "features: no layer of the model has the name and shape of one of the teacher's: leave features out"
+                "features: no layer of the model has the shape, but for one dimension, of one of the teacher's: "
+                "leave features out"
             )
+        self.mine, self.theirs = tuple(mine), tuple(theirs)
 
-    def _match(self, name: str) -> None:
-        mine, other = self._student[name], self._teacher[name]
-        if mine.ndim != other.ndim or not other.is_floating_point():
-            return
-        unlike = [axis for axis in range(1, mine.ndim) if mine.shape[axis] != other.shape[axis]]
-        if len(unlike) > 1 or mine.shape[0] != other.shape[0]:
-            return
-        self._axes[name] = unlike[0] if unlike else None
-        if unlike:
-            axis = unlike[0]
-            projection = nn.Linear(mine.shape[axis], other.shape[axis], device=mine.device)
-            self._projections[f"of_{len(self._axes)}"] = projection
-
-    def loss(self) -> Tensor:
+    def loss(self, mine: Sequence[Tensor], theirs: Sequence[Tensor], examples: int) -> Tensor:  # noqa: ARG002 (Inner's)
         """Mean over the layers of the squared error, each in units of the teacher's variance."""
-        projections = iter(self._projections.values())
         losses = []
-        for name, axis in self._axes.items():
-            mine, other = self._student[name].float(), self._teacher[name].float()
+        for place, (axis, one, other) in enumerate(zip(self._axes, mine, theirs, strict=True)):
+            given = one
             if axis is not None:
-                mine = next(projections)(mine.movedim(axis, -1)).movedim(-1, axis)
-            losses.append((mine - other).square().mean() / other.var().clamp_min(1e-12))
-        self._student.clear()
+                given = self._projections[f"of_{place}"](one.movedim(axis, -1)).movedim(-1, axis)
+            losses.append((given - other).square().mean() / other.var().clamp_min(1e-12))
         return torch.stack(losses).mean()
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self._projections.parameters())
 
-    @property
-    def layers(self) -> int:
-        return len(self._axes)
-
-    def close(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def told(self) -> str:
+        how = "by name" if self._by_name else "by depth, as no two have the same name"
+        through = f", {len(self._projections)} of them through projections" if self._projections else ""
+        return f"the inner results of {len(self.mine)} layers were matched too, {how}{through}"
 
 
-def _keep(kept: dict[str, Tensor], layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
-    """A hook that keeps a layer's result; recurrent layers answer a tuple, the sequence first."""
+Result = tuple[str, Layer, tuple[fx.Node, torch.Size]]
 
-    def hook(_module: nn.Module, _inputs: Any, result: Any) -> None:
-        kept[layer.name] = result[0] if isinstance(result, tuple) else result
 
-    return hook
+def _results(graph: Graph, inputs: tuple[Tensor, ...]) -> list[Result]:
+    """Name, layer, node and shape of what each layer gives; of recurrent layers the sequence."""
+    nodes = {layer.name: (layer, _first(layer.node)) for layer in graph.layers()}
+    values = values_of(graph.module, [node for _, node in nodes.values()], inputs)
+    return [
+        (name, layer, (node, values[node].shape))
+        for name, (layer, node) in nodes.items()
+        if node in values and values[node].is_floating_point()
+    ]
+
+
+def _first(node: fx.Node) -> fx.Node:
+    """The first result where there are several."""
+    parts = [user for user in node.users if user.target is operator.getitem]
+    return next((part for part in parts if part.args[1] == 0), node)
+
+
+def _by_name(own: list[Result], others: list[Result]) -> Iterator[tuple[tuple[fx.Node, torch.Size], ...]]:
+    found = {name: result for name, _, result in others}
+    return ((result, found[name]) for name, _, result in own if name in found)
+
+
+def _by_depth(own: list[Result], others: list[Result]) -> Iterator[tuple[tuple[fx.Node, torch.Size], ...]]:
+    """Layers of one kind and resolution, in even steps over those of the other; in transformers, normalizations."""
+    norms = _normalizations(own) and _normalizations(others)
+    mine, theirs = (_kinds(_normalizations(results) if norms else results) for results in (own, others))
+    for kind, results in mine.items():
+        wanted = theirs.get(kind, [])
+        for place, result in enumerate(results):
+            if wanted:
+                yield result, wanted[paired(place, len(results), len(wanted))]
+
+
+def paired(place: int, count: int, others: int) -> int:
+    """The place among the others at the same depth; the last belongs to the last."""
+    return max(round((place + 1) * others / count), 1) - 1
+
+
+def _normalizations(results: list[Result]) -> list[Result]:
+    return [result for result in results if isinstance(result[1].module, LayerNorm | RMSNorm)]
+
+
+def _kinds(results: list[Result]) -> dict[tuple[object, ...], list[tuple[fx.Node, torch.Size]]]:
+    """By op and by all sizes but that of the channels."""
+    kinds = defaultdict(list)
+    for _, layer, (node, shape) in results:
+        rest = shape[2:] if layer.op.name.startswith("Conv") else shape[1:-1]
+        kinds[layer.op.name, *rest].append((node, shape))
+    return kinds
+
+
+def _unlike(shape: torch.Size, wanted: torch.Size) -> list[int] | None:
+    """The dims, after that of the examples, in which two shapes differ; None where they cannot be compared."""
+    if len(shape) != len(wanted) or shape[:1] != wanted[:1]:
+        return None
+    return [axis for axis in range(1, len(shape)) if shape[axis] != wanted[axis]]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from workers.engine.batching import Batch, answers, batch_taken, training_data
 from workers.engine.context import Context
 from workers.engine.graph import Graph
+from workers.engine.watching import watched
 
 CACHED_BYTES = 256 << 20
 """The answers are kept between epochs where all of them fit into this."""
@@ -22,13 +24,14 @@ class Teacher:
     size: int | None = None
     """The one batch size that it takes, in which it is then asked."""
 
-    def __init__(self, context: Context, cached: bool = True) -> None:
+    def __init__(self, context: Context) -> None:
         self._source, self._context, self._device = context.teacher, context, context.device
         self.graph = self._source if isinstance(self._source, Graph) else None
+        self._asked: Callable[..., tuple[Tensor, ...]] = self._source
         self._home = torch.device("cpu")
         self._known = torch.zeros(training_data(context).examples, dtype=torch.bool)
         self._cache: list[Tensor] | None = None
-        self._cached = cached
+        self._cached = True
 
     def __enter__(self) -> Self:
         if self.graph:
@@ -43,10 +46,15 @@ class Teacher:
         if self.graph:
             self.graph.module.to(self._home)
 
+    def watch(self, nodes: Sequence[fx.Node]) -> None:
+        """From now on, the values of these nodes of its graph come after its answers."""
+        if self.graph and nodes:
+            self._asked = watched(self.graph.module, nodes)
+
     @torch.no_grad()
     def ask(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self.graph:
-            return tuple(answers(self.graph, inputs, self.size))
+            return tuple(answers(self._asked, inputs, self.size))
         return tuple(answer.to(self._device) for answer in self._source(*(x.cpu() for x in inputs)))
 
     def answers(self, batch: Batch) -> tuple[Tensor, ...]:

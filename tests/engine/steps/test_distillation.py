@@ -1,8 +1,10 @@
 import math
 import time
 
+import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from modelpress.steps import STEPS
@@ -20,11 +22,14 @@ from tests.engine.steps.nets import (
     weights,
     zeros,
 )  # fmt: skip
+from workers.engine.attention_maps import attentions
 from workers.engine.batching import Batch
 from workers.engine.errors import StepError
 from workers.engine.losses import softened_bce, softened_kl
+from workers.engine.readers.onnx import read_onnx
 from workers.engine.steps.distillation import Imitation
 from workers.engine.teaching import Teacher
+from workers.engine.watching import values_of
 from workers.engine.writers.onnx import write_onnx
 
 PRUNED = {"step": "magnitude_pruning", "sparsity": 0.8, "scope": "layer"}
@@ -91,6 +96,108 @@ def test_a_student_of_another_width_learns_through_projections_that_are_thrown_a
     graph = apply(student, context, {"step": "distillation", "epochs": 8, "learning_rate": 1e-2, "features": True})
     assert agreement(graph, trained("convolutional"), "convolutional") > 0.8
     assert list(graph.module.state_dict()) == names
+
+
+class Deep(nn.Module):
+    """The convolutional net with other names, another width and a layer more."""
+
+    def __init__(self):
+        super().__init__()
+        convolutions = [nn.Conv2d(1, 12, 3, 2, 1), nn.Conv2d(12, 12, 3, 1, 1), nn.Conv2d(12, 12, 3, 1, 1)]
+        self.layers = nn.Sequential(*(layer for conv in convolutions for layer in (conv, nn.ReLU())))
+        self.answer = nn.Linear(12, 4)
+
+    def forward(self, x):
+        return self.answer(self.layers(x).mean((2, 3)))
+
+
+def test_layers_of_other_names_are_matched_by_depth():
+    torch.manual_seed(0)
+    student = exported(Deep(), data_of("convolutional").inputs[:2])
+    context = context_for("convolutional", train="unlabelled")
+    graph = apply(student, context, {"step": "distillation", "epochs": 8, "learning_rate": 1e-2, "features": True})
+    assert "4 layers were matched too, by depth, as no two have the same name, 3 of them through" in context.notes[0]
+    assert agreement(graph, trained("convolutional"), "convolutional") > 0.8
+
+
+ATTENTIVE = {"step": "distillation", "epochs": 4, "learning_rate": 3e-3, "attention": True}
+
+
+def looks(graph, x):
+    """Attention probabilities, head by head."""
+    return list(values_of(graph.module, attentions(graph), (x,)).values())
+
+
+def test_a_student_with_fewer_heads_learns_to_look_where_its_teacher_looks():
+    teacher, x = trained("attention"), data_of("attention", "test").inputs[:100]
+    context = context_for("attention", train="unlabelled")
+    context.calibrate = None
+    pruned = apply(teacher.copy(), context, {"step": "channel_pruning", "ratio": 0.5})
+    (before,), (wanted,) = looks(pruned, x), looks(teacher, x)
+    assert before.shape[1] < wanted.shape[1]
+    plain = apply(pruned.copy(), context, ATTENTIVE | {"attention": False})
+    graph = apply(pruned, context, ATTENTIVE)
+    assert any("probabilities of 1 attentions were matched" in note for note in context.notes)
+    off = [float((looks(net, x)[0].mean(1) - wanted.mean(1)).square().mean()) for net in (graph, plain)]
+    assert off[0] < off[1] / 2
+    assert agreement(graph, teacher, "attention") > 0.9
+
+
+def test_convolutions_learn_to_look_where_their_teacher_looks():
+    context = context_for("convolutional", train="unlabelled")
+    pruned = apply(trained("convolutional"), context, PRUNED)
+    before = agreement(pruned, trained("convolutional"), "convolutional")
+    graph = apply(pruned, context, ATTENTIVE | {"features": True})
+    assert any("where the convolutions of 1 resolutions look was matched" in note for note in context.notes)
+    assert agreement(graph, trained("convolutional"), "convolutional") > before
+    assert not any(module._forward_hooks for module in graph.module.modules())
+
+
+def test_what_one_does_not_look_at_as_the_other_does_is_refused():
+    context = context_for("recurrent", train="unlabelled")
+    with pytest.raises(StepError, match="neither attends nor convolves: leave attention out"):
+        apply(trained("recurrent"), context, ATTENTIVE)
+
+    class Convolving(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv1d(8, 4, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(x.mT).mT
+
+    student = exported(Convolving(), data_of("attention").inputs[:2])
+    with pytest.raises(StepError, match="no size in common"):
+        apply(student, context_for("attention", train="unlabelled"), ATTENTIVE)
+
+
+def fused(width, heads):
+    """One attention in one node, as exporters write it from opset 23 on."""
+    generator = np.random.default_rng(width)
+    stored = [
+        numpy_helper.from_array(generator.normal(size=shape).astype(np.float32) / 3, name)
+        for name, shape in (("q", (8, width)), ("k", (8, width)), ("v", (8, width)), ("out", (width, 4)))
+    ]
+    nodes = [helper.make_node("MatMul", ["x", name], [f"{name}s"]) for name in ("q", "k", "v")]
+    nodes.append(helper.make_node("Attention", ["qs", "ks", "vs"], ["seen"], q_num_heads=heads, kv_num_heads=heads))
+    nodes.append(helper.make_node("MatMul", ["seen", "out"], ["logits"]))
+    shapes = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ("batch", 10, d)) for n, d in (("x", 8), ("logits", 4))
+    ]
+    graph = helper.make_graph(nodes, "fused", shapes[:1], shapes[1:], stored)
+    return read_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]).SerializeToString())
+
+
+def test_fused_attention_is_matched_as_well():
+    teacher, student, x = fused(16, 4), fused(8, 2), data_of("attention").inputs
+    (shares,) = looks(teacher, x[:5])
+    assert shares.shape == (5, 4, 10, 10)
+    assert torch.allclose(shares.sum(-1), torch.ones(5, 4, 10))
+    before = float((looks(student, x)[0].mean(1) - looks(teacher, x)[0].mean(1)).square().mean())
+    context = context_for("attention", train="unlabelled", teacher=teacher)
+    graph = apply(student, context, ATTENTIVE | {"learning_rate": 1e-2})
+    after = float((looks(graph, x)[0].mean(1) - looks(teacher, x)[0].mean(1)).square().mean())
+    assert after < before / 2
 
 
 def test_values_are_matched_by_squared_error():
@@ -279,7 +386,7 @@ def test_the_classes_stand_where_the_task_says(axis):
     student = torch.randn(3, 5, 5)
     context = context_for("convolutional", train=Examples(student), teacher=lambda x: (x,), class_axis=axis)
     batch = Batch((student,), None, torch.arange(3))
-    objective = Imitation(STEPS["distillation"](step="distillation"), context, Teacher(context), None, batch, None)
+    objective = Imitation(STEPS["distillation"](step="distillation"), context, Teacher(context), (), batch, None)
     shifted = student + torch.randn(5).unsqueeze(0).unsqueeze(axis)
     assert float(objective.loss((shifted,), batch)) == pytest.approx(0, abs=1e-5)
     assert float(objective.loss((shifted.mT,), batch)) > 0.1
