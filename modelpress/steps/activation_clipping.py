@@ -40,6 +40,7 @@ class ActivationClipping(TaughtStep):
 
     until: ClassVar[Stage] = Stage.VALUES
     needs: ClassVar[Data] = Data.CALIBRATE
+    synthetic: ClassVar[bool] = True
     paper: ClassVar[str] = "Choi et al., 2018, arXiv:1805.06085"
 
     @model_validator(mode="after")
@@ -53,3 +54,6 @@ class ActivationClipping(TaughtStep):
 
     def data_needed(self) -> Data:
         return {"given": Data.NONE, "calibrated": Data.CALIBRATE, "learned": Data.UNLABELLED}[self.bounds]
+
+    def reads_labels(self) -> bool:
+        return self.bounds == "learned" and self.label_weight > 0

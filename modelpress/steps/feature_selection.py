@@ -36,6 +36,7 @@ class FeatureSelection(Step):
     )
 
     needs: ClassVar[Data] = Data.CALIBRATE
+    synthetic: ClassVar[bool] = True
     stage: ClassVar[Stage] = Stage.STRUCTURE
     until: ClassVar[Stage] = Stage.ZEROS
     paper: ClassVar[str] = "Breiman, 2001, doi:10.1023/A:1010933404324; He et al., 2017, arXiv:1707.06168"

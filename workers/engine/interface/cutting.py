@@ -49,7 +49,9 @@ def after_cut(context: Context, graph: Graph) -> Context:
     teacher = original if context.teacher is context.original else copy_cut_like(context.teacher, graph)
     if isinstance(teacher, Graph) and teacher.outputs[0].shape[1:] != graph.outputs[0].shape[1:]:
         teacher = original
-    train, calibrate = (None if data is None else Unlabelled(data) for data in (context.train, context.calibrate))
+    train, calibrate = (
+        Unlabelled(data) if data is not None and data.labelled else data for data in (context.train, context.calibrate)
+    )
     return replace(
         context, train=train, calibrate=calibrate, original=original, teacher=teacher,
         output=0, class_axis=None, task="none",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 BINS = 2048
 LEVELS = 256
-MOST_VALUES = 1 << 20
+MOST_VALUES = 1 << 18
 """Values of one tensor and batch that are counted; of more, an even sample is."""
 PERCENTILE = 0.9999
 
@@ -36,7 +37,10 @@ class Range:
 
 
 class Histogram:
-    """Streaming counts of one tensor in constant memory. `see` all batches first, then `count` them."""
+    """Streaming counts of one tensor in constant memory: `see` every batch, and `count` it then or when all are seen.
+
+    What was counted before the bounds grew moves to the bins that its old ones lie in.
+    """
 
     def __init__(self) -> None:
         self.low, self.high = 0.0, 0.0
@@ -47,7 +51,10 @@ class Histogram:
         low, high = (float(bound) for bound in values.detach().aminmax())
         if not (abs(low) < float("inf") and abs(high) < float("inf")):
             raise ValueError("the values are not finite")
-        self.low, self.high = min(self.low, low), max(self.high, high)
+        if low < self.low or high > self.high:
+            centers = self.centers
+            self.low, self.high = min(self.low, low), max(self.high, high)
+            self.counts = torch.zeros_like(self.counts).index_add_(0, self._index(centers), self.counts)
 
     @property
     def width(self) -> float:
@@ -59,11 +66,16 @@ class Histogram:
 
     def count(self, values: Tensor) -> None:
         flat = values.detach().flatten()
-        flat = flat[:: max(1, -(-flat.numel() // MOST_VALUES))].float()
-        if self.width <= torch.finfo(torch.float32).tiny:
-            return
-        index = ((flat - self.low) * (1 / self.width)).clamp_(0, BINS - 1).to(torch.int32)
+        step = max(1, -(-flat.numel() // MOST_VALUES))
+        while step > 1 and math.gcd(step, flat.numel()) > 1:  # so that no channel is passed over
+            step += 1
+        index = self._index(flat[::step].float())
         self.counts += torch.bincount(index, minlength=BINS).double().cpu()
+
+    def _index(self, values: Tensor) -> Tensor:
+        if self.width <= torch.finfo(torch.float32).tiny:
+            return torch.zeros_like(values, dtype=torch.int32)
+        return ((values - self.low) * (1 / self.width)).clamp_(0, BINS - 1).to(torch.int32)
 
 
 def min_max(histogram: Histogram) -> Range:

@@ -22,7 +22,7 @@ from workers.engine.steps.distillation import distil
 from workers.engine.transforms.adding import results_of
 from workers.engine.transforms.clipping import BOUNDED, Bounded, bound, freeze_bounds, learn_bound, name_of, result_of
 
-JUDGED = 256
+JUDGED = 64
 """Examples on which it is measured how far the answers move."""
 PROBED = 2
 
@@ -51,7 +51,9 @@ def activation_clipping(step: ActivationClipping, graph: Graph, context: Context
             for node, (low, high) in bounds.items():
                 bound(graph, node, low, high)
         if before is not None:
-            _tell_effect(graph, before, context)
+            effect = _tell_effect(graph, before, context)
+            if step.bounds == "given" and effect == 0:
+                context.warnings.append("on the data nothing lies beyond these bounds: they changed no answer")
     listed = "; ".join(f"{names[node]} {_said(*limits)}" for node, limits in zip(bounds, found, strict=True))
     context.notes.append(f"{len(bounds)} results are bounded: {listed}")
     context.figures["bounded"] = len(bounds)
@@ -147,11 +149,12 @@ def _answers(graph: Graph, context: Context) -> list[tuple[Tensor, ...]]:
         return [graph(*inputs) for inputs in Calibration.of(graph, context).some(JUDGED)]
 
 
-def _tell_effect(graph: Graph, before: list[tuple[Tensor, ...]], context: Context) -> None:
+def _tell_effect(graph: Graph, before: list[tuple[Tensor, ...]], context: Context) -> float:
     pairs = zip(_answers(graph, context), before, strict=True)
     effect = max(relative_error(after, wanted) for after, wanted in pairs)
     context.notes.append(f"the outputs moved by {effect:.2%}")
     context.figures["effect"] = effect
+    return effect
 
 
 def _said(low: float | None, high: float | None) -> str:

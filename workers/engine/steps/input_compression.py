@@ -20,6 +20,8 @@ from workers.engine.interface.resolution import shrink, why_no_image
 from workers.engine.interface.sizes import bytes_of
 from workers.engine.ops.casting import cast
 from workers.engine.ops.indexing import Embedding
+from workers.engine.ops.shapes import flatten, reshape, squeeze, transpose, unsqueeze
+from workers.engine.quantization.byte_inputs import read_as_grid
 from workers.engine.quantization.nodes import module_of
 from workers.engine.shapes import stats
 from workers.engine.steps import applies
@@ -29,6 +31,8 @@ BYTE = 1 / LAST_BYTE
 WORDS = ("uint8", "int16", "int32")
 """For whole numbers, the smallest first."""
 PROBED = 256
+SAME = (cast, flatten, reshape, squeeze, transpose, unsqueeze)
+"""What leaves the numbers of a value as they are."""
 CUT_OFF = 0.01
 """The share of values that bytes cut off from which it is warned of."""
 
@@ -36,6 +40,7 @@ CUT_OFF = 0.01
 @applies(InputCompression)
 def input_compression(step: InputCompression, graph: Graph, context: Context) -> Graph:
     chosen = _chosen(step, graph)
+    _warn_of_idle(step, [spec for _, spec in chosen], context)
     before = bytes_of(inputs_sent(graph))
     left: dict[str, list[str]] = {}
     done = False
@@ -61,6 +66,16 @@ def _chosen(step: InputCompression, graph: Graph) -> list[tuple[int, TensorSpec]
         if name not in names:
             raise StepError(f"there is no input {name!r}; the model has {', '.join(names)}")
     return [(index, spec) for index, spec in enumerate(graph.inputs) if not step.inputs or spec.name in step.inputs]
+
+
+def _warn_of_idle(step: InputCompression, specs: list[TensorSpec], context: Context) -> None:
+    floats = [TORCH_OF_WORD[spec.dtype].is_floating_point for spec in specs]
+    said = {"resolution": step.resolution, "scale": step.scale, "mean": step.mean or None}
+    if not any(floats):
+        idle = [name for name, value in said.items() if value is not None]
+        context.warnings.extend(f"{name} had no effect: no input holds real numbers" for name in idle)
+    if all(floats) and step.integers not in ("auto", "keep"):
+        context.warnings.append("integers had no effect: no input holds whole numbers")
 
 
 def _smaller_image(share: float, graph: Graph, index: int, context: Context, reasons: list[str]) -> bool:
@@ -95,14 +110,25 @@ def _as_bytes(step: InputCompression, graph: Graph, index: int, context: Context
     _check_bytes(feed, spec, index, context)
     call = attach_feed(graph, index, feed)
     value = _cast_back(graph, call, spec.dtype)
+    where = _normalise(graph, call, value, factor, offset)
+    context.notes.append(f"{spec.name}: bytes are taken, normalised {where}")
+    return True
+
+
+def _normalise(graph: Graph, sent: fx.Node, value: fx.Node, factor: Tensor, offset: Tensor) -> str:
+    """Where it is done, for the report."""
+    if read_as_grid(graph, sent, value, factor, offset):
+        return "by the scale with which the first layer reads its integers: nothing is left to compute"
+    nothing = torch.zeros_like(offset)
     layer = fold_affine(graph, value, factor, offset)
+    if layer is not None:
+        return f"inside the layer {layer}"
+    layer = fold_affine(graph, value, factor, nothing)
     if layer is None:
         insert_affine(graph, value, factor, offset)
-        how = "in front of the first layer: inside it, it would not be the same"
-    else:
-        how = f"inside the layer {layer}"
-    context.notes.append(f"{spec.name}: bytes are taken, normalised {how}")
-    return True
+        return "in front of the first layer: inside it, it would not be the same"
+    insert_affine(graph, value, torch.ones_like(factor), offset / factor)
+    return f"inside the layer {layer}, but for the mean: the zeros around the image would become other numbers"
 
 
 def _along_channels(numbers: PerChannel, spec: TensorSpec) -> Tensor:
@@ -186,10 +212,12 @@ def _narrower(step: InputCompression, graph: Graph, index: int, context: Context
 
 def _largest(graph: Graph, index: int) -> int | None:
     """The largest number that an input may hold, where it picks rows of a table."""
-    node = [node for node in graph.module.graph.nodes if node.op == "placeholder"][index]
-    rows = [
-        module_of(user).weight.shape[0]
-        for user in node.users
-        if user.op == "call_module" and isinstance(module_of(user), Embedding)
-    ]
+    reading = [[node for node in graph.module.graph.nodes if node.op == "placeholder"][index]]
+    rows = []
+    for node in reading:
+        for user in node.users:
+            if user.op == "call_module" and isinstance(module_of(user), Embedding):
+                rows.append(module_of(user).weight.shape[0])
+            elif user.target in SAME:
+                reading.append(user)
     return min(rows) - 1 if rows else None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from modelpress.matching import usual_class_axis
 from modelpress.models import TensorSpec
 from modelpress.steps.output_compression import OutputCompression
 from workers.engine.batching import answers, batch_of, batch_taken, on_device, whole
@@ -95,8 +96,8 @@ def _chosen(step: OutputCompression, graph: Graph, context: Context, reasons: li
         elif not TORCH_OF_WORD[spec.dtype].is_floating_point:
             reasons.append(f"{spec.name} holds whole numbers ({spec.dtype})")
         else:
-            judged = index == context.output and context.class_axis is not None
-            axis = context.class_axis if judged and context.class_axis is not None else len(spec.shape) - 1
+            known = context.class_axis if index == context.output else None
+            axis = usual_class_axis(len(spec.shape)) if known is None else known
             found.append(Output(index, spec, axis, None if probed is None else probed[index]))
     return found
 

@@ -9,11 +9,11 @@ from workers.engine.constraints import constraints_of, raw_parameter, tied_param
 from workers.engine.graph import Graph
 from workers.engine.ops.convolution import Conv
 from workers.engine.ops.linear import Linear
-from workers.engine.ops.shapes import flatten, reshape
+from workers.engine.ops.shapes import flatten, reshape, shape, squeeze, transpose, unsqueeze
 from workers.engine.quantization.nodes import calls_of, module_of
 from workers.engine.transforms.adding import add_constant
 
-VIEWS = (flatten, reshape)
+VIEWS = (flatten, reshape, squeeze, transpose, unsqueeze)
 """Looked through where one number holds for all channels."""
 
 
@@ -64,13 +64,15 @@ def insert_affine(graph: Graph, node: fx.Node, factor: Tensor, offset: Tensor) -
 
 def _reader(node: fx.Node, *, uniform: bool) -> fx.Node | None:
     """The one layer that reads a value."""
-    while len(node.users) == 1:
-        node = next(iter(node.users))
+    while True:
+        readers = [user for user in node.users if user.target is not shape]
+        if len(readers) != 1:
+            return None
+        node = readers[0]
         if node.op == "call_module" and isinstance(module_of(node), (Conv, Linear)):
             return node
         if not uniform or node.target not in VIEWS:
             return None
-    return None
 
 
 def _free(graph: Graph, reader: fx.Node) -> bool:
