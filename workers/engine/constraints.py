@@ -67,6 +67,17 @@ def constraints_of(module: nn.Module, name: str) -> list[Constraint]:
     return [constraint for constraint in chain if isinstance(constraint, Constraint)]
 
 
+def stored_bits(module: nn.Module, name: str) -> float:
+    """Bits that a value of a parameter takes in files; 32 where no constraint stores it in fewer."""
+    return min((constraint.bits for constraint in constraints_of(module, name)), default=32.0)
+
+
+def told_bits(module: nn.Module, name: str) -> str | None:
+    """In how few bits earlier steps store a parameter, if those are its final values: 16-bit floats are none yet."""
+    bits = stored_bits(module, name)
+    return f"{bits:.3g} bits" if bits < 16 else None
+
+
 def raw_parameter(module: nn.Module, name: str) -> nn.Parameter:
     """The trainable tensor behind a parameter, before its constraints."""
     holder: Any = module

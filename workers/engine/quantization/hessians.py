@@ -12,12 +12,19 @@ from workers.engine.ops.convolution import Conv, same_pads, torch_pads
 from workers.engine.ops.linear import Linear
 from workers.engine.ops.recurrent_cells import Recurrent
 
-MOST_ROWS = 1 << 15
-"""Inputs of a batch, positions of a picture included, that are looked at: more say the same."""
+MOST_ROWS, MOST_VALUES = 1 << 15, 1 << 26
+"""Inputs of a batch, positions of a picture included, that are looked at: more say the same. And their values."""
+FEWEST = 8
+"""Pictures that are looked at in any case."""
+WIDEST = 8192
+"""Values of a row of weights up to which their matrix of products is made and inverted: half a gigabyte."""
 
 
-def has_hessian(module: nn.Module) -> bool:
-    return isinstance(module, (Linear, Conv, Recurrent))
+def has_hessian(module: nn.Module, name: str) -> bool:
+    """Whether it is known what a weight of the module is multiplied with."""
+    weight: Tensor = getattr(module, name)
+    inside = weight.shape[-1] if isinstance(module, Recurrent) else weight[0].numel()
+    return isinstance(module, (Linear, Conv, Recurrent)) and inside <= WIDEST
 
 
 def of_inputs(module: nn.Module, batches: Iterable[Tensor]) -> Tensor:
@@ -57,9 +64,18 @@ def of_states(module: Recurrent, outputs: Iterable[Tensor]) -> Tensor:
 
 def _some(rows: Tensor) -> Tensor:
     """At most so many rows (groups, rows, values), evenly taken."""
-    if rows.shape[1] <= MOST_ROWS:
-        return rows
-    return rows[:, torch.linspace(0, rows.shape[1] - 1, MOST_ROWS, device=rows.device).long()]
+    most = _most(rows.shape[0] * rows.shape[2])
+    return rows if rows.shape[1] <= most else rows[:, _evenly(rows.shape[1], most, rows.device)]
+
+
+def _most(values: int) -> int:
+    """Rows of so many values that are looked at."""
+    return min(MOST_ROWS, max(1, MOST_VALUES // values))
+
+
+def _evenly(count: int, most: int, device: torch.device) -> Tensor:
+    """The places of so many of `count`."""
+    return torch.linspace(0, count - 1, min(count, most), device=device).round().long()
 
 
 def _patches(conv: Conv, x: Tensor) -> Tensor:
@@ -70,8 +86,8 @@ def _patches(conv: Conv, x: Tensor) -> Tensor:
         upper = conv.auto_pad == "SAME_UPPER"
         pads = same_pads(x.shape[2:], kernel, conv.stride, conv.dilation, upper=upper)
     x = F.pad(x, torch_pads(pads))
-    most = max(1, MOST_ROWS // max(1, x.shape[2:].numel()))
-    x = x[torch.linspace(0, len(x) - 1, min(len(x), max(most, 8)), device=x.device).long()]
+    most = _most(conv.groups * conv.weight[0].numel()) // x.shape[2:].numel()
+    x = x[_evenly(len(x), max(most, FEWEST), x.device)]
     for axis, (size, step, spread) in enumerate(zip(kernel, conv.stride, conv.dilation, strict=True), start=2):
         x = x.unfold(axis, (size - 1) * spread + 1, step)[..., ::spread]
     # (batch, groups × in, *positions, *kernel)

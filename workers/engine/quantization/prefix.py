@@ -40,14 +40,13 @@ def quantize_in_order(
 
 def _quantize(quantizer: Quantizer, layer: Layer, names: Sequence[str], node: fx.Node, steps: Steps) -> None:
     module = module_of(node)
-    inputs = steps.values[source_of(node)] if hessians.has_hessian(module) else None
     for name in names:
-        if inputs is None:
+        if not hessians.has_hessian(module, name):
             quantizer.quantize(layer, name)
         elif isinstance(module, Recurrent) and name == "weight_hh":
             quantizer.quantize(layer, name, hessians.of_states(module, _answers(module, node, steps)))
         else:
-            quantizer.quantize(layer, name, hessians.of_inputs(module, inputs))
+            quantizer.quantize(layer, name, hessians.of_inputs(module, steps.values[source_of(node)]))
 
 
 def _answers(module: Recurrent, node: fx.Node, steps: Steps) -> list[Any]:

@@ -118,8 +118,3 @@ def _importance(weight: Tensor, blocks: Blocks, hessian: Tensor) -> Tensor:
     rows = as_rows(weight, blocks.axes).shape[0]
     wide = diagonal.repeat_interleave(rows // len(diagonal), 0) if len(diagonal) > 1 else diagonal
     return F.pad(wide, (0, -wide.shape[1] % blocks.length)).unflatten(1, (-1, blocks.length))
-
-
-def stored_bits(layer: Layer, name: str) -> float:
-    """Bits of a value as the steps so far store it."""
-    return min((constraint.bits for constraint in layer.constraints(name)), default=32)

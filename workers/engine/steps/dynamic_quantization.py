@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from modelpress.steps.dynamic_quantization import DynamicQuantization
+from workers.engine.constraints import told_bits
 from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph, Layer
 from workers.engine.ops.convolution import Conv, ConvTranspose
 from workers.engine.quantization.calibration import Calibration
-from workers.engine.quantization.grid import IntegerGrid, grid_of
+from workers.engine.quantization.grid import IntegerGrid
 from workers.engine.quantization.leaves import become
 from workers.engine.quantization.nodes import calls_of
 from workers.engine.quantization.simulation import MOST_BYTES, Simulation, bytes_per_example
@@ -73,8 +74,9 @@ def _why_not(step: DynamicQuantization, layer: Layer) -> str | None:
         return "its weights are not float32: export the model in float32"
     if all(weight.dim() < 2 for weight in layer.weights.values()):
         return "its weights are a vector: too small to be worth it"
-    if any(grid_of(layer.module, name) is not None for name in layer.weights):
-        return "it is in 8 bits already"
+    for name in layer.weights:
+        if bits := told_bits(layer.module, name):
+            return f"it is in {bits} already"
     return None
 
 

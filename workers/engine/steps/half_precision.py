@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from modelpress.steps.half_precision import HalfPrecision
-from workers.engine.constraints import raw_parameter
+from workers.engine.constraints import raw_parameter, stored_bits
 from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
@@ -25,8 +25,7 @@ def half_precision(step: HalfPrecision, graph: Graph, context: Context) -> Graph
     for layer in selected(step.layers, graph):
         reasons = {}
         for name, weight in layer.weights.items():
-            stored_bits = min((constraint.bits for constraint in layer.constraints(name)), default=32)
-            reason = why_not(weight.detach(), dtype, stored_bits)
+            reason = why_not(weight.detach(), dtype, stored_bits(layer.module, name))
             if reason:
                 reasons[name] = reason
             else:
@@ -43,7 +42,7 @@ def half_precision(step: HalfPrecision, graph: Graph, context: Context) -> Graph
 def why_not(weight: Tensor, dtype: torch.dtype, bits: float) -> str | None:
     """Why a weight that takes so many bits now cannot be stored in this dtype, or None where it can."""
     if bits < 32:
-        return f"it is stored in {bits:g} bits already"
+        return f"it is stored in {bits:.3g} bits already"
     if weight.dtype != torch.float32:
         return f"its weights are {weight.dtype}, not float32".replace("torch.", "")
     if weight.ndim < 2:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from modelpress.steps.weight_only_quantization import WeightOnlyQuantization
+from workers.engine.constraints import told_bits
 from workers.engine.context import Context
 from workers.engine.data import SyntheticBatches
 from workers.engine.errors import StepError
@@ -16,22 +17,21 @@ from workers.engine.graph import Graph, Layer
 from workers.engine.ops.convolution import Conv, ConvTranspose
 from workers.engine.ops.linear import Linear
 from workers.engine.quantization.bias_correction import correct_biases
+from workers.engine.quantization.block_grid import BlockGrid
 from workers.engine.quantization.calibration import Calibration
 from workers.engine.quantization.insertion import Quantized
 from workers.engine.quantization.nodes import module_of
 from workers.engine.quantization.prefix import quantize_in_order
 from workers.engine.quantization.simulation import MOST_BYTES, Simulation, bytes_per_example
-from workers.engine.quantization.weight_only import Options, Quantizer, stored_bits
+from workers.engine.quantization.weight_only import Options, Quantizer
 from workers.engine.quantization.widening import widen_worst
 from workers.engine.selection import selected, tell_untouched
 from workers.engine.steps import applies
 
-GROUPS: dict[int, int | None] = {8: None, 4: 64, 3: 64, 2: 32}
+GROUPS: dict[int, int | None] = {8: 128, 4: 64, 3: 64, 2: 32}
 """Weights with one scale, where nobody says."""
 FEWEST = 512
 """Weights that are worth the nodes that unfold them."""
-MOST_STORED = 8
-"""Bits up to which weights have their final values: a codebook, a grid, two or three values."""
 CALIBRATED, MEASURED = 256, 64
 """Examples that GPTQ looks at, and on which errors are measured."""
 
@@ -56,10 +56,10 @@ def weight_only_quantization(step: WeightOnlyQuantization, graph: Graph, context
             context.progress(0.8 * index / len(chosen), "rounding the weights")
             for name in names:
                 quantizer.quantize(layer, name)
-    _tell(step, context, quantizer, chosen, method)
     if calibration is None:
         if step.largest_error < 1:
             context.warnings.append("largest_error had no effect: there are no inputs to measure errors on")
+        _tell(step, context, quantizer, chosen, method)
         return graph
     context.progress(0.8, "measuring")
     simulation = Simulation(before, calibration.some(min(room, MEASURED)))
@@ -72,6 +72,7 @@ def weight_only_quantization(step: WeightOnlyQuantization, graph: Graph, context
             step.largest_error,
             context,
         )
+    _tell(step, context, quantizer, chosen, method)
     if step.bias_correction and not isinstance(context.calibrate, SyntheticBatches):
         _correct_biases(before, graph, context, simulation, calibration.some(min(room, MEASURED * 2)))
     error = simulation.error_of(graph)
@@ -104,10 +105,8 @@ def _why_not(layer: Layer, name: str, weight: Tensor) -> str | None:
         return "its weights are a vector: too small to be worth it"
     if weight.numel() < FEWEST:
         return f"{weight.numel()} weights are too few: what unfolds them would take more bytes than they"
-    bits = stored_bits(layer, name)
-    if bits <= MOST_STORED:
-        return f"it is stored in {bits:.3g} bits already"
-    return None
+    bits = told_bits(layer.module, name)
+    return None if bits is None else f"it is stored in {bits} already"
 
 
 def _method(step: WeightOnlyQuantization, context: Context) -> Literal["rtn", "hqq", "gptq"]:
@@ -145,8 +144,8 @@ def _tell(step: WeightOnlyQuantization, context: Context, quantizer: Quantizer, 
         if others:
             told += f" (not {', '.join(others)}: there each is rounded by itself)"
     context.notes.append(
-        f"{weights} weights of {len(chosen)} layers in {step.bits} bits with a scale for {each}, {told}: "
-        f"{bits:.3g} bits a weight in all"
+        f"{weights:,} weights of {len(chosen)} layers in {_widths(step, grids.values())} bits with a scale for {each}, "
+        f"{told}: {bits:.3g} bits a weight in all"
     )
     products = sum(grid.product for found in quantizer.grids.values() for grid in found)
     if products:
@@ -155,6 +154,11 @@ def _tell(step: WeightOnlyQuantization, context: Context, quantizer: Quantizer, 
             "8 bits; products: float keeps it as it is"
         )
     context.figures |= {"weights_quantized": weights, "bits": bits, "products": products}
+
+
+def _widths(step: WeightOnlyQuantization, grids: Iterable[BlockGrid]) -> str:
+    wide = sum(grid.width > step.bits for grid in grids)
+    return f"{step.bits}" if not wide else f"{step.bits} (8 for {wide} of them)"
 
 
 def _correct_biases(
@@ -171,7 +175,7 @@ def _correct_biases(
     now = simulation.error_of(graph)
     if now < was:
         context.notes.append(
-            f"{len(corrections)} biases corrected: the outputs' error went from {was:.2%} to {now:.2%}"
+            f"the biases of {len(corrections)} layers corrected: the outputs' error went from {was:.2%} to {now:.2%}"
         )
         return
     for correction in corrections:
