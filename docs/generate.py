@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from app.settings import Settings
-from modelpress.steps import STEPS, Step, allowed_before
+from modelpress.steps import STEPS, Data, Step, allowed_before
 
 HERE = Path(__file__).parent
 
@@ -52,11 +52,12 @@ def step_section(step: type[Step]) -> str:
         for name, field in step.model_fields.items()
         if name != "step"
     ]
+    made_up = ", made up where none is sent" if step.synthetic and step.needs is not Data.NONE else ""
     return f"""## {step.model_fields["step"].default}
 
 {" ".join(cleandoc(step.__doc__ or "").split())}
 
-Needs data: `{step.needs.value}`. May come after: {after}. {step.paper}
+Needs data: `{step.needs.value}`{made_up}. Fixes {step.stage.fixes}. May come after: {after}. {step.paper}
 
 | option | values | default | what it is |
 |---|---|---|---|

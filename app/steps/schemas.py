@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -9,6 +9,9 @@ class StepInfo(BaseModel):
     name: str
     description: str
     data: Data = Field(description="the least data it needs with its default options; more always does better")
+    made_up: bool = Field(description="made-up inputs stand in where the data it needs is not sent")
+    stage: Literal["training", "structure", "zeros", "values", "storage", "interface"]
+    fixes: str = Field(description="what it fixes, in words: steps that would change that again come before it")
     may_follow: list[str] = Field(description="steps that may stand anywhere before it in a recipe")
     may_precede: list[str] = Field(description="steps that may stand anywhere after it in a recipe")
     paper: str

@@ -10,6 +10,7 @@ from modelpress.cli.connect import connected
 from modelpress.cli.output import Json, out, print_json, size, table
 from modelpress.client import StepInfo
 from modelpress.client.resources import Candidate, Comparison
+from modelpress.steps import Data
 
 
 def download(
@@ -31,9 +32,9 @@ def steps(context: typer.Context, name: Annotated[str | None, typer.Argument()] 
         return print_json(found if name is None else found[0])
     if name is not None:
         return out.print(*describe(found[0]), sep="\n")
-    shown = table("step", "data it needs", "what it does")
+    shown = table("step", "data it needs", "stage", "what it does")
     for step in found:
-        shown.add_row(step.name, step.data.value, " ".join(step.description.split()))
+        shown.add_row(step.name, data_of(step), step.stage, " ".join(step.description.split()))
     return out.print(shown)
 
 
@@ -41,10 +42,19 @@ def describe(step: StepInfo) -> tuple[str | Table, ...]:
     options = table("option", "default", "what it is")
     for name, schema in step.options.get("properties", {}).items():
         if name != "step":
-            options.add_row(name, str(schema.get("default", "")), schema.get("description", ""))
-    after = ", ".join(step.may_follow) or "nothing"
-    head = f"[bold]{step.name}[/]  {step.description}\nneeds data: {step.data.value}; may come after: {after}"
-    return head, f"[dim]{step.paper}[/]", options
+            default = schema.get("default")
+            options.add_row(name, "" if default is None else str(default), schema.get("description", ""))
+    around = (("after", step.may_follow), ("before", step.may_precede))
+    lines = [
+        f"[bold]{step.name}[/]  {' '.join(step.description.split())}",
+        f"needs data: {data_of(step)}; fixes {step.fixes}",
+        *(f"may come {side}: {', '.join(names) or 'nothing'}" for side, names in around),
+    ]
+    return "\n".join(lines), f"[dim]{step.paper}[/]", options
+
+
+def data_of(step: StepInfo) -> str:
+    return f"{step.data.value}, or made-up" if step.made_up and step.data is not Data.NONE else step.data.value
 
 
 def compare(

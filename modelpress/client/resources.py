@@ -131,6 +131,9 @@ class StepInfo(Answer):
     name: str
     description: str
     data: Data
+    made_up: bool = False
+    stage: str = ""
+    fixes: str = ""
     may_follow: tuple[str, ...]
     may_precede: tuple[str, ...]
     paper: str

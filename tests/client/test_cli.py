@@ -143,7 +143,7 @@ def test_the_catalogue(service: Service) -> None:
     assert re.search(r"static_quantization +calibrate", service.run("steps").stdout)
     one = service.run("steps", "magnitude_pruning").stdout
     assert "arXiv:1506.02626" in one
-    assert re.search(r"sparsity +0\.5 +share of the selected weights", one)
+    assert re.search(r"scope +global +one threshold for all layers", one)
 
 
 def test_the_key_of_an_embedded_start_is_found(service: Service, lenet: Model, tmp_path: Path) -> None:

@@ -10,10 +10,13 @@ import httpx
 import pytest
 
 from docs.generate import settings_page, steps_page
-from tests.service_process import Service
+from modelpress.packed import unpack
+from modelpress.steps import STEPS
+from tests.service_process import EXAMPLE, Service
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+RECIPES = (ROOT / "docs" / "recipes.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -67,6 +70,19 @@ def test_a_hugging_face_folder(service: Service, checkout: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_recipes(service: Service, checkout: Path) -> None:
+    program = "\n".join(re.findall(r"```bash\n(.*?)```", RECIPES, re.DOTALL))
+    said = run(["bash", "-euo", "pipefail", "-c", program], service, checkout).splitlines()
+    unpack(checkout / "lenet5.packed", checkout / "lenet5.small.onnx")
+    assert 15 * (checkout / "lenet5.packed").stat().st_size < (EXAMPLE / "lenet5.onnx").stat().st_size
+    assert "'targets_met': True" in said[0]
+    assert said[1:3] == ["teacher", "True"]
+    assert "made-up" in said[3]
+    assert "magnitude_pruning cannot come after half_precision" in said[4]
+    assert "'unforeseen': []" in said[5]
+
+
+@pytest.mark.slow
 def test_the_program(service: Service, checkout: Path) -> None:
     said = run([sys.executable, "-c", blocks("From Python", "python")], service, checkout)
     assert "progress" in said
@@ -78,6 +94,10 @@ def test_make_targets_that_are_named_exist() -> None:
     named = set(re.findall(r"^make (\w+)", README, re.MULTILINE))
     assert {"demo", "test", "up"} <= named
     assert all(f"\n{target}:" in makefile for target in named)
+
+
+def test_the_readme_names_every_step() -> None:
+    assert [name for name in STEPS if f"`{name}`" not in README] == []
 
 
 def test_generated_pages_are_fresh() -> None:

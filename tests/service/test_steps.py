@@ -17,7 +17,9 @@ async def test_every_step_is_there_with_all_that_it_declares(client: httpx.Async
         assert item["may_follow"] == allowed_before(step)
         later = {name for name, other in STEPS.items() if item["name"] in allowed_before(other)}
         assert set(item["may_precede"]) == later
-        assert item["paper"]
+        assert item["made_up"] == step.synthetic
+        assert item["stage"] == step.stage.name.lower()
+        assert item["fixes"] == step.stage.fixes
         assert item["description"]
         assert set(item["options"]["properties"]) == set(step.model_fields)
         assert (await client.get(f"/v1/steps/{item['name']}")).json() == item
