@@ -6,7 +6,7 @@ from modelpress.steps.base import LayerSelection, Stage
 from modelpress.steps.forecast import Forecast
 from modelpress.steps.training import TaughtStep
 
-NO_ZERO = "two values leave no place for its zeros: use ternarization, which keeps them"
+NO_ZERO = "two values leave no place for its zeros, which ternarization keeps"
 
 
 class Binarization(TaughtStep):
@@ -32,7 +32,11 @@ class Binarization(TaughtStep):
     until: ClassVar[Stage] = Stage.VALUES
     never_after: ClassVar[dict[str, str]] = {
         "binarization": "its weights have two values already; train on with distillation",
+        "ternarization": NO_ZERO,
+        "weight_clustering": "the values that weights share would be lost: leave weight_clustering out",
         "magnitude_pruning": NO_ZERO,
+        "movement_pruning": NO_ZERO,
+        "lottery_ticket": NO_ZERO,
     }
     paper: ClassVar[str] = "Rastegari et al., 2016, arXiv:1603.05279; Courbariaux et al., 2015, arXiv:1511.00363"
 

@@ -21,6 +21,7 @@ class Ternarization(TaughtStep):
     never_after: ClassVar[dict[str, str]] = {
         "ternarization": "its weights have three values already; train on with distillation",
         "binarization": "its weights have two values already; train on with distillation",
+        "weight_clustering": "the values that weights share would be lost: leave weight_clustering out",
     }
     paper: ClassVar[str] = "Li & Liu, 2016, arXiv:1605.04711; Zhu et al., 2017, arXiv:1612.01064"
 
