@@ -11,7 +11,8 @@ from typing import BinaryIO, Protocol
 from modelpress.packed.errors import PackedError
 
 MAGIC = b"\x9dMPACK\r\n"
-VERSION = 1
+VERSION = 2
+"""What is written. Version 1 knew neither dictionary nor crossed groups, and is read too."""
 BLOCK = 1 << 20
 """No block holds more bytes than this, packed or unpacked: it bounds what a decoder has to keep in memory."""
 
@@ -30,6 +31,8 @@ class Coding(IntEnum):
     """The same bytes as stand somewhere earlier in the output."""
     WEAVE = 4
     """Bytes out of the buffers in turn."""
+    PRIMED = 5
+    """zstd with the dictionary."""
 
 
 OUTPUT, STRUCTURE, POOLS = 0, 1, 2
@@ -63,8 +66,8 @@ class Header:
         data = file.read(HEADER_SIZE)
         if data[: len(MAGIC)] != MAGIC:
             raise PackedError("this is not a packed file")
-        if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
-            raise PackedError(f"packed by version {data[len(MAGIC)]} of the format; this program reads {VERSION}")
+        if len(data) > len(MAGIC) and not 1 <= data[len(MAGIC)] <= VERSION:
+            raise PackedError(f"packed by version {data[len(MAGIC)]} of the format; this program reads 1 to {VERSION}")
         if len(data) < HEADER_SIZE:
             raise PackedError("damaged: the file ends in its header")
         if data[_HEADER.size :] != _CHECK.pack(zlib.crc32(data[: _HEADER.size])):

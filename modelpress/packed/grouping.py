@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +19,8 @@ FEWEST_SYMBOLS, FEWEST_EACH = 4096, 64
 """In all, and for each symbol of the alphabet: with less, the tables weigh more than they save."""
 COARSE = 6
 """Bits of a symbol that rows are compared by."""
+CROSSED = 4
+"""Symbols of an alphabet that two ways to see rows are worth their tables for: a mask's, above all."""
 MOST_CELLS = 1 << 17
 """Of the table rows × symbols that grouping counts in: more takes longer than a block may."""
 
@@ -51,15 +54,37 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Grouping:
-    """The group of each row, and about how many bytes that saves."""
+class Way:
+    """The group of each row, in one way to see rows."""
 
     placed: Placed
     of_row: NDArray[np.uint8]
-    saved: float
+
+    @property
+    def groups(self) -> int:
+        return int(self.of_row.max()) + 1
 
     def of_symbol(self) -> NDArray[np.uint8]:
         return self.of_row[self.placed.of_symbol]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Groups of symbols by one way to see rows or by two at once, and about how many bytes they save."""
+
+    ways: tuple[Way, ...]
+    saved: float
+
+    @property
+    def groups(self) -> int:
+        return math.prod(way.groups for way in self.ways)
+
+    def of_symbol(self) -> NDArray[np.uint8]:
+        """The first way's group counts most."""
+        found = self.ways[0].of_symbol()
+        for way in self.ways[1:]:
+            found = found * np.uint8(way.groups) + way.of_symbol()
+        return found
 
 
 def group(symbols: NDArray[np.int32], placed: Placed, size: int) -> Grouping | None:
@@ -86,10 +111,42 @@ def group(symbols: NDArray[np.int32], placed: Placed, size: int) -> Grouping | N
     _, found = np.unique(found, return_inverse=True)
     tables = _tables(counts, found)
     saved = (bits(counts.sum(axis=0)) - sum(map(bits, tables))) / 8
-    return Grouping(placed, found.astype(np.uint8), saved - count / 4 - 2 * (np.count_nonzero(tables) << shift))
+    way = Way(placed, found.astype(np.uint8))
+    return Grouping((way,), saved - count / 4 - 2 * (np.count_nonzero(tables) << shift))
 
 
-def _tables(counts: NDArray[np.float64], found: NDArray[np.int64]) -> NDArray[np.float64]:
+def cross(symbols: NDArray[np.int32], one: Grouping, other: Grouping, size: int) -> Grouping | None:
+    """Both groupings at once: a table for each pair of groups. None for alphabets whose tables would weigh too much.
+
+    What is frequent in one row is told apart from what is frequent in one column, so the rows of each way are moved to
+    the groups that code them best given those of the other way, some times.
+    """
+    if size > CROSSED:
+        return None
+    ways = [one.ways[0], other.ways[0]]
+    for _ in range(ROUNDS):
+        ways = [_moved(symbols, ways[0], ways[1], size), ways[1]]
+        ways = [ways[0], _moved(symbols, ways[1], ways[0], size)]
+    crossed = Grouping((ways[0], ways[1]), 0)
+    cells = crossed.of_symbol().astype(np.int32) * np.int32(size) + symbols
+    tables = np.bincount(cells, minlength=crossed.groups * size).reshape(-1, size)
+    saved = (bits(tables.sum(axis=0)) - sum(map(bits, tables))) / 8
+    rows = sum(len(way.of_row) for way in ways)
+    return Grouping(crossed.ways, saved - rows / 4 - 2 * np.count_nonzero(tables))
+
+
+def _moved(symbols: NDArray[np.int32], way: Way, given: Way, size: int) -> Way:
+    """Each row of a way in the group whose tables, one for each group of the other way, code it best."""
+    rows, others = len(way.of_row), given.groups * size
+    cells = way.placed.of_symbol * np.int32(others) + given.of_symbol() * np.int32(size) + symbols
+    counts = np.bincount(cells, minlength=rows * others).reshape(rows, others).astype(np.float64)
+    tables = (_tables(counts, way.of_row) + 1 / size).reshape(GROUPS, given.groups, size)
+    cost = -np.log2(tables / tables.sum(axis=2, keepdims=True)).reshape(GROUPS, others)
+    _, found = np.unique((counts @ cost.T).argmin(axis=1), return_inverse=True)
+    return Way(way.placed, found.astype(np.uint8))
+
+
+def _tables(counts: NDArray[np.float64], found: NDArray[np.int64] | NDArray[np.uint8]) -> NDArray[np.float64]:
     """The counts of each group: [rows, symbols] -> [groups, symbols]."""
     member = (np.arange(GROUPS)[:, None] == found).astype(np.float64)
     tables: NDArray[np.float64] = member @ counts

@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 from modelpress.packed.kinds import Kind, Transform
 
-SMALLEST = 1024
-"""Bytes of a tensor that is worth a block of its own. Shorter messages are not looked into."""
+SMALLEST = 128
+"""Bytes of a tensor from which on its numbers are told from the structure. Shorter messages are not looked into."""
 MOST_FIELDS = 1 << 18
 """Fields that are looked at before the rest of a file is left as it is."""
 

@@ -27,7 +27,7 @@ from modelpress.packed.errors import PackedError
 from modelpress.packed.grouping import Rows
 from modelpress.packed.kinds import Kind
 from modelpress.packed.placing import placed
-from modelpress.packed.squeezing import QUICK, THOROUGH, squeeze
+from modelpress.packed.squeezing import QUICK, THOROUGH, squeeze, squeeze_structure
 from modelpress.packed.stretches import Stretch, find_stretches
 from modelpress.packed.values import write_values
 
@@ -123,7 +123,7 @@ class Packing:
     def _write_structure(self, data: bytes) -> int:
         """Returns how many bytes go out before it: all that were held."""
         before, self._held = self._held, len(data)
-        self._write(Head(Coding.ZSTD, STRUCTURE, before, len(data)), squeeze(data, THOROUGH), data)
+        self._write(Head(Coding.PRIMED, STRUCTURE, before, len(data)), squeeze_structure(data), data)
         return before
 
     def _write_stretch(self, stretch: Stretch, before: int) -> None:

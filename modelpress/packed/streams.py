@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from modelpress.packed.cursor import Cursor, varint
 from modelpress.packed.errors import PackedError
 from modelpress.packed.frequencies import Alphabet, bits, model, quantize, read_weights, write_weights
-from modelpress.packed.grouping import Grouping, Placed, Rows, group
+from modelpress.packed.grouping import Grouping, Placed, Rows, cross, group
 from modelpress.packed.squeezing import QUICK, THOROUGH, squeeze, unsqueeze
 
 MOST_GROUPS = 16
@@ -30,6 +31,8 @@ class Form(IntEnum):
     CONSTANT = 1
     ZSTD = 2
     ANS = 3
+    ANS_CROSSED = 4
+    """In groups by two ways to see rows."""
 
 
 def write_stream(symbols: Symbols, placed: tuple[Placed, ...] = (), *, gain: float = 0) -> bytes:
@@ -52,12 +55,11 @@ def write_stream(symbols: Symbols, placed: tuple[Placed, ...] = (), *, gain: flo
     best = min(bytes([Form.RAW]) + plain, _write_zstd(plain, entropy), key=len)
     if entropy > VARIED * len(plain):
         return best
-    groupings = (group(shifted, way, alphabet.size) for way in placed)
-    grouping = min((found for found in groupings if found), key=lambda found: -found.saved, default=None)
+    grouping = _grouping(shifted, placed, alphabet.size)
     if grouping and grouping.saved > max(0, entropy - (1 - gain) * len(best)):
         coded = _write_grouped(shifted, alphabet, grouping)
     elif entropy < (1 - gain) * len(best):
-        coded = _write_ans(alphabet, [(shifted, counts)], b"")
+        coded = _write_ans(bytes([Form.ANS]) + varint(1), alphabet, [(shifted, counts)])
     else:
         return best
     return coded if len(coded) < (1 - gain) * len(best) else best
@@ -71,22 +73,40 @@ def _write_zstd(plain: bytes, entropy: float) -> bytes:
     return bytes([Form.ZSTD]) + varint(len(squeezed)) + squeezed
 
 
+def _grouping(shifted: NDArray[np.int32], placed: tuple[Placed, ...], size: int) -> Grouping | None:
+    """The one that saves most, of each way to see rows and of both together."""
+    found = [grouping for way in placed if (grouping := group(shifted, way, size)) is not None]
+    useful = [grouping for grouping in found if grouping.saved > 0 and grouping.groups > 1]
+    if len(useful) == 2:
+        crossed = cross(shifted, useful[0], useful[1], size)
+        found += [crossed] if crossed is not None and all(way.groups > 1 for way in crossed.ways) else []
+    return max(found, key=lambda grouping: grouping.saved, default=None)
+
+
 def _write_grouped(shifted: NDArray[np.int32], alphabet: Alphabet, grouping: Grouping) -> bytes:
-    of_symbol, rows = grouping.of_symbol(), grouping.placed.rows
-    parts = [shifted[of_symbol == index] for index in range(int(grouping.of_row.max()) + 1)]
+    of_symbol = grouping.of_symbol()
+    parts = [shifted[of_symbol == index] for index in range(grouping.groups)]
     counted = [(part, np.bincount(part, minlength=alphabet.size)) for part in parts]
-    head = varint(rows.inner) + varint(rows.count) + write_stream(grouping.of_row)
-    return _write_ans(alphabet, counted, head if len(parts) > 1 else b"")
+    sizes = b"".join(varint(way.groups) for way in grouping.ways)
+    rows = (
+        varint(way.placed.rows.inner) + varint(way.placed.rows.count) + write_stream(way.of_row)
+        for way in grouping.ways
+        if way.groups > 1
+    )
+    form = Form.ANS if len(grouping.ways) == 1 else Form.ANS_CROSSED
+    return _write_ans(bytes([form]) + sizes + b"".join(rows), alphabet, counted)
 
 
-def _write_ans(alphabet: Alphabet, parts: list[Counted], grouping: bytes) -> bytes:
-    tables = [quantize(counts) for _, counts in parts]
+def _write_ans(head: bytes, alphabet: Alphabet, parts: list[Counted]) -> bytes:
+    """A group that is empty has a table, too."""
+    tables = [
+        quantize(counts if len(symbols) else np.eye(1, alphabet.size, dtype=np.int64)[0]) for symbols, counts in parts
+    ]
     coder = constriction.stream.stack.AnsCoder()
     for (symbols, _), weights in zip(reversed(parts), reversed(tables), strict=True):
         coder.encode_reverse(symbols, model(weights))
     words = coder.get_compressed().astype("<u4", copy=False).tobytes()
-    head = bytes([Form.ANS]) + varint(len(parts)) + grouping + alphabet.write()
-    return b"".join((head, *map(write_weights, tables), varint(len(words) // 4), words))
+    return b"".join((head, alphabet.write(), *map(write_weights, tables), varint(len(words) // 4), words))
 
 
 def read_stream(
@@ -103,8 +123,11 @@ def read_stream(
             return np.repeat(_symbols(cursor.take(width), width), count)
         case Form.ZSTD:
             return _symbols(unsqueeze(cursor.take(cursor.varint()), count * width), width)
-        case Form.ANS:
-            return _read_ans(cursor, count, width, kept, most_groups)
+        case Form.ANS | Form.ANS_CROSSED as form:
+            ways = [cursor.varint(most_groups) for _ in range(2 if form == Form.ANS_CROSSED else 1)]
+            if not 1 <= math.prod(ways) <= most_groups:
+                raise PackedError("damaged: more groups than there can be")
+            return _read_ans(cursor, count, width, kept, ways)
     raise PackedError("damaged: a run of symbols in a form that is not known")
 
 
@@ -112,17 +135,20 @@ def _symbols(data: memoryview | bytes, width: int) -> Symbols:
     return np.frombuffer(data, dtype=f"<u{width}").astype(f"u{width}", copy=False)
 
 
-def _read_ans(cursor: Cursor, count: int, width: int, kept: NDArray[np.bool_] | None, most_groups: int) -> Symbols:
-    groups = cursor.varint(most_groups)
-    of_symbol = _read_groups(cursor, groups, count if kept is None else len(kept)) if groups > 1 else None
-    if of_symbol is not None and kept is not None:
-        of_symbol = of_symbol[kept]
+def _read_ans(cursor: Cursor, count: int, width: int, kept: NDArray[np.bool_] | None, ways: list[int]) -> Symbols:
+    """`ways`: into how many groups each way to see rows divides them."""
+    groups, of_symbol = math.prod(ways), None
+    for size in ways:
+        if size > 1:
+            found = _read_groups(cursor, size, count if kept is None else len(kept))
+            found = found if kept is None else found[kept]
+            of_symbol = found if of_symbol is None else of_symbol * np.uint8(size) + found
     alphabet = Alphabet.read(cursor, 256**width - 1)
     if groups * alphabet.size > 4 * max(256, count):
         raise PackedError("damaged: more table than symbols")  # a few bytes would keep a decoder busy for long
     models = [model(read_weights(cursor, alphabet.size)) for _ in range(groups)]
     words = np.frombuffer(cursor.take(4 * cursor.varint()), dtype="<u4").astype(np.uint32, copy=False)
-    if not groups or (len(words) and words[-1] == 0):
+    if len(words) and words[-1] == 0:
         raise PackedError("damaged: an entropy-coded run that cannot be")
     coder = constriction.stream.stack.AnsCoder(words)
     out = np.empty(count, dtype=f"u{width}")

@@ -79,6 +79,8 @@ class Unpacking:
         match head.coding:
             case Coding.ZSTD:
                 return unsqueeze(memoryview(payload), head.size)
+            case Coding.PRIMED:
+                return unsqueeze(memoryview(payload), head.size, structure=True)
             case Coding.COPY:
                 return self._copied(payload, head.size)
             case Coding.WEAVE:

@@ -32,3 +32,10 @@ def sparse(weight: np.ndarray, zeros: float = 0.9, values: int = 16) -> np.ndarr
     out = np.zeros_like(weight)
     out[kept] = steps[np.abs(weight[kept][:, None] - steps).argmin(axis=1)]
     return out
+
+
+def crossed() -> np.ndarray:
+    """Rows and columns that differ in how sparse they are, as in pruned layers of images."""
+    dice = np.random.default_rng(0)
+    dense = np.linspace(0.01, 0.9, 80)[:, None] * np.linspace(0.01, 0.9, 90)
+    return np.where(dice.random((80, 90)) < dense, normal(8)[dice.integers(0, 8, (80, 90))], 0).astype(np.float32)

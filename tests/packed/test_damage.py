@@ -19,7 +19,7 @@ from modelpress.packed import PackedError, peek, unpack
 from modelpress.packed.container import BLOCK, OUTPUT, STRUCTURE, Coding, Head, Header, most_blocks, write_block
 from modelpress.packed.cursor import Cursor, varint
 from modelpress.packed.values import read_values
-from tests.packed.models import holding, normal, sparse
+from tests.packed.models import crossed, holding, normal, sparse
 from tests.packed.mutating import HEAD, HEADER, blocks, mended, mutated
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +37,7 @@ def files(tmp_path_factory):
         [normal(20, 30)],
         [sparse(normal(64, 100)), np.arange(3000), weight, normal(3), weight],
         [normal(260 + index) for index in range(5)] + [np.arange(130 + index) for index in range(5)],
+        [crossed(), normal(40)],
         [np.random.default_rng(0).normal(0, 9, (100, 90)).astype(np.int8), normal(40, 50).astype(np.float16)],
     ):
         (folder / "plain").write_bytes(holding(*arrays))
@@ -190,6 +191,15 @@ def test_groups_of_groups_are_refused(tmp_path):
     assert "larger than 1" in refused(written(tmp_path / "a", 4096, numbers(payload, 4096)))
 
 
+def test_two_ways_together_make_no_more_groups_than_one(tmp_path):
+    for ways, reason in (
+        (b"\4\5\4", "more groups than there can be"),
+        (b"\4\0\2", "more groups"),
+        (b"\4\x11\1", "than 16"),
+    ):
+        assert reason in refused(written(tmp_path / "a", 4096, numbers(b"\1\0\0" + ways, 4096)))
+
+
 def test_masks_of_masks_are_refused(tmp_path):
     payload = b"\1" + (b"\2\0" + b"\1\1") * 1000
     assert "not known" in refused(written(tmp_path / "a", 4096, numbers(payload, 4096)))
@@ -244,7 +254,7 @@ def test_the_header_can_be_looked_at_alone(files, tmp_path):
     packed, plain = files[0]
     (tmp_path / "packed").write_bytes(packed[: HEADER.size])
     header = peek(tmp_path / "packed")
-    assert (header.version, header.unpacked_size) == (1, len(plain))
+    assert (header.version, header.unpacked_size) == (2, len(plain))
     for data in (b"", b"PK\x03\x04", packed[:7], packed[:20]):
         (tmp_path / "packed").write_bytes(data)
         with pytest.raises(PackedError):

@@ -1,15 +1,22 @@
 """docs/packed.md is enough to write a decoder: this one is written from it, and uses nothing of ours."""
 
 import hashlib
+import math
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import zstandard
 
 from modelpress.packed import PackedError
-from tests.packed.models import holding, normal, sparse
+from modelpress.packed.dictionary import DICTIONARY as DICTIONARY_BYTES
+from tests.packed.models import crossed, holding, normal, sparse
+
+DICTIONARY = zstandard.ZstdCompressionDict(DICTIONARY_BYTES)
+VERSION_1 = Path(__file__).with_name("version_1.packed")
+PAGE = Path(__file__).parents[2] / "docs" / "packed.md"
 
 
 class Payload:
@@ -33,7 +40,8 @@ class Payload:
 
 def decode_file(packed: bytes) -> bytes:
     magic, version, count, size, digest, check = struct.unpack_from("<8sB3xIQ32sI", packed)
-    assert (magic, version, check) == (b"\x9dMPACK\r\n", 1, zlib.crc32(packed[:56]))
+    assert (magic, check) == (b"\x9dMPACK\r\n", zlib.crc32(packed[:56]))
+    assert version in {1, 2}
     at, out, aside = 60, b"", [b""] * 16
     for _ in range(count):
         coding, target, before, length, packed_length, check = struct.unpack_from("<BBxxIIII", packed, at)
@@ -47,6 +55,7 @@ def decode_file(packed: bytes) -> bytes:
             coding == 2 and decode_numbers(Payload(payload), length),
             coding == 3 and out[int.from_bytes(payload, "little") :][:length],
             coding == 4 and weave(Payload(payload), aside),
+            coding == 5 and zstandard.ZstdDecompressor(DICTIONARY).decompress(payload),
         )[coding]
         assert len(data) == length
         if target == 0:
@@ -108,8 +117,8 @@ def decode_array(payload: Payload, count: int, width: int, kept: list[int] | Non
 
 def decode_stream(payload: Payload, count: int, width: int, kept: list[int] | None) -> list[int]:
     (form,) = payload.take(1)
-    if form == 3:
-        return decode_ans(payload, count, kept)
+    if form in {3, 4}:
+        return decode_ans(payload, count, kept, ways=form - 2)
     if form == 1:
         return [int.from_bytes(payload.take(width), "little")] * count
     plain = payload.take(count * width) if form == 0 else b""
@@ -118,13 +127,16 @@ def decode_stream(payload: Payload, count: int, width: int, kept: list[int] | No
     return [int.from_bytes(plain[at : at + width], "little") for at in range(0, count * width, width)]
 
 
-def decode_ans(payload: Payload, count: int, kept: list[int] | None) -> list[int]:
-    groups = payload.varint()
+def decode_ans(payload: Payload, count: int, kept: list[int] | None, ways: int) -> list[int]:
+    sizes = [payload.varint() for _ in range(ways)]
+    groups = math.prod(sizes)
     of_symbol = [0] * count
-    if groups > 1:
-        inner, rows = payload.varint(), payload.varint()
-        ids = decode_stream(payload, rows, 1, None)
-        of_symbol = [ids[place // inner % rows] for place in (range(count) if kept is None else kept)]
+    for size in sizes:
+        if size > 1:
+            inner, rows = payload.varint(), payload.varint()
+            ids = decode_stream(payload, rows, 1, None)
+            found = [ids[place // inner % rows] for place in (range(count) if kept is None else kept)]
+            of_symbol = [size * group + more for group, more in zip(of_symbol, found, strict=True)]
     first, size = payload.varint(), payload.varint()
     tables = [borders(payload, size) for _ in range(groups)]
     words = list(struct.unpack(f"<{(words := payload.varint())}I", payload.take(4 * words)))
@@ -172,6 +184,7 @@ MODELS = {
     "sparse": [sparse(normal(60, 70))],
     "zeros alone": [np.where(np.random.default_rng(0).random((50, 60)) < 0.8, 0, normal(50, 60)).astype(np.float32)],
     "channels": [channels()],
+    "rows and columns": [crossed()],
     "two zeros in four": [two_in_four(normal(64, 64))],
     "many values": [normal(1000)[np.random.default_rng(0).integers(0, 1000, 9000)]],
     "twice": [normal(60, 80), normal(3), normal(60, 80)],
@@ -210,12 +223,24 @@ def test_every_form_was_there(packed_form, monkeypatch):
     for arrays in MODELS.values():
         decode_file(packed_form(holding(*arrays)))
     assert {("numbers", form) for form in range(4)} <= seen
-    assert {("symbols", form) for form in range(4)} <= seen
+    assert {("symbols", form) for form in range(5)} <= seen
     assert {("groups", 1), ("groups", 2)} <= seen
+
+
+def test_what_an_earlier_version_packed_is_read(unpacked_form):
+    packed, weight = VERSION_1.read_bytes(), normal(60, 20)
+    plain = holding(sparse(normal(64, 70)), np.arange(400), weight, normal(3), weight, normal(300))
+    assert packed[8] == 1
+    assert unpacked_form(packed) == plain
+    assert decode_file(packed) == plain
+
+
+def test_the_page_names_the_dictionary():
+    assert f"`{hashlib.sha256(DICTIONARY_BYTES).hexdigest()}`" in PAGE.read_text("utf-8")
 
 
 def test_a_version_of_the_future_is_named(packed_form, unpacked_form):
     packed = bytearray(packed_form(holding(normal(9))))
-    packed[8] = 2
-    with pytest.raises(PackedError, match="packed by version 2 of the format; this program reads 1"):
+    packed[8] = 3
+    with pytest.raises(PackedError, match="packed by version 3 of the format; this program reads 1 to 2"):
         unpacked_form(bytes(packed))
