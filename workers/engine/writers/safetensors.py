@@ -17,6 +17,7 @@ from workers.engine.errors import UnsupportedModelError, UnusableResultError
 from workers.engine.graph import Graph
 from workers.engine.ops.opaque import Opaque, Stored
 from workers.engine.quantization.fake_quantize import FakeQuantize
+from workers.engine.quantization.two_levels import TwoLevels
 from workers.engine.weights import held_tensors
 from workers.engine.writers import writes
 from workers.engine.writers.huggingface import write_folder
@@ -36,7 +37,7 @@ def check_weights(graph: Graph, path: Path, _: Path) -> bool:
 @writes("safetensors", check_weights)
 def write_safetensors(graph: Graph, path: Path) -> None:
     """Raises UnsupportedModelError where weights alone would not be the model."""
-    if any(isinstance(module, FakeQuantize) for module in graph.module.modules()):
+    if any(isinstance(module, (FakeQuantize, TwoLevels)) for module in graph.module.modules()):
         raise UnsupportedModelError(
             "safetensors hold weights only, and this model's activations are quantized too: take it as onnx"
         )
