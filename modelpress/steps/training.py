@@ -29,7 +29,10 @@ class TrainingStep(Step):
     )
 
     stage: ClassVar[Stage] = Stage.TRAINING
-    until: ClassVar[Stage] = Stage.STORAGE
+    until: ClassVar[Stage] = Stage.INTERFACE
+    never_after: ClassVar[dict[str, str]] = {
+        "output_compression": "what its answers leave out has no gradient: put output_compression last",
+    }
 
 
 class TaughtStep(TrainingStep):

@@ -22,7 +22,7 @@ EXAMPLES = 160
 FEW = 9
 """Bits of a stored value, its share of a block's scale included, where values are few."""
 QUICK = {"epochs": 1, "batch_size": 40, "rounds": 2}
-OPTIONS = {"static_quantization": {"keep_float": 1.0}}
+OPTIONS = {"static_quantization": {"keep_float": 1.0}, "input_compression": {"scale": 0.03, "mean": 4.0}}
 
 
 @st.composite

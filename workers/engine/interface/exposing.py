@@ -14,6 +14,7 @@ from workers.engine.context import Batches
 from workers.engine.graph import Graph
 from workers.engine.interface.edges import Feed, Reply, edge_of
 from workers.engine.transforms.adding import answer, results_of
+from workers.engine.transforms.affine_inputs import fold_affine
 
 METADATA = "modelpress.interface"
 """Key of the file's metadata under which it says what callers send, and what is answered."""
@@ -96,6 +97,7 @@ def expose(graph: Graph) -> Interface:
     """Take the edges off, in place; say in the graph's notes and metadata what callers send and are answered now."""
     told: dict[str, dict[str, str]] = {"inputs": {}, "outputs": {}}
     inputs = _without_feeds(graph, told["inputs"])
+    fold_affine(graph)
     if graph.cut is not None:
         told["outputs"][graph.outputs[0].name] = f"is what {graph.cut!r} gives inside the original"
     outputs = _without_replies(graph, told["outputs"])

@@ -7,6 +7,7 @@ from torch import Tensor, fx
 
 from workers.engine.constraints import constraints_of
 from workers.engine.graph import Graph
+from workers.engine.ops.base import source_of
 from workers.engine.ops.quantized import dequantize
 from workers.engine.quantization.fake_quantize import FakeQuantize
 from workers.engine.quantization.grid import BiasGrid
@@ -18,11 +19,12 @@ NEAR = 0.1
 """How far the byte that stands for 0 may be from a whole number, in steps: half a step is what any grid rounds by."""
 
 
-def read_as_grid(graph: Graph, sent: fx.Node, value: fx.Node, factor: Tensor, offset: Tensor) -> bool:
+def read_as_grid(graph: Graph, value: fx.Node, factor: Tensor, offset: Tensor) -> bool:
     """Let byte × factor + offset be the grid on which the graph computes with an input, in place; whether it can.
 
-    `sent`: the bytes, of which the graph makes `value`, all of whose readers must put it on one grid.
+    `value`: what the graph makes of the bytes, which are two nodes before it; a single reader must put it on a grid.
     """
+    sent = source_of(source_of(value))
     readers = list(value.users)
     leaf = module_of(readers[0]) if len(readers) == 1 and readers[0].op == "call_module" else None
     if not isinstance(leaf, FakeQuantize) or leaf.gain != 1 or len(calls_of(readers[0])) > 1:
@@ -42,8 +44,6 @@ def read_as_grid(graph: Graph, sent: fx.Node, value: fx.Node, factor: Tensor, of
     readers[0].replace_all_uses_with(numbers)
     for node in (readers[0], value):
         module.graph.erase_node(node)
-    module.delete_all_unused_submodules()
-    module.recompile()
     return True
 
 

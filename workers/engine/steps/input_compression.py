@@ -21,11 +21,10 @@ from workers.engine.interface.sizes import bytes_of
 from workers.engine.ops.casting import cast
 from workers.engine.ops.indexing import Embedding
 from workers.engine.ops.shapes import flatten, reshape, squeeze, transpose, unsqueeze
-from workers.engine.quantization.byte_inputs import read_as_grid
 from workers.engine.quantization.nodes import module_of
 from workers.engine.shapes import stats
 from workers.engine.steps import applies
-from workers.engine.transforms.affine_inputs import fold_affine, insert_affine
+from workers.engine.transforms.affine_inputs import insert_affine
 
 BYTE = 1 / LAST_BYTE
 WORDS = ("uint8", "int16", "int32")
@@ -110,25 +109,9 @@ def _as_bytes(step: InputCompression, graph: Graph, index: int, context: Context
     _check_bytes(feed, spec, index, context)
     call = attach_feed(graph, index, feed)
     value = _cast_back(graph, call, spec.dtype)
-    where = _normalise(graph, call, value, factor, offset)
-    context.notes.append(f"{spec.name}: bytes are taken, normalised {where}")
+    insert_affine(graph, value, factor, offset)
+    context.notes.append(f"{spec.name}: bytes are taken; the model itself makes {feed.formula} of them")
     return True
-
-
-def _normalise(graph: Graph, sent: fx.Node, value: fx.Node, factor: Tensor, offset: Tensor) -> str:
-    """Where it is done, for the report."""
-    if read_as_grid(graph, sent, value, factor, offset):
-        return "by the scale with which the first layer reads its integers: nothing is left to compute"
-    nothing = torch.zeros_like(offset)
-    layer = fold_affine(graph, value, factor, offset)
-    if layer is not None:
-        return f"inside the layer {layer}"
-    layer = fold_affine(graph, value, factor, nothing)
-    if layer is None:
-        insert_affine(graph, value, factor, offset)
-        return "in front of the first layer: inside it, it would not be the same"
-    insert_affine(graph, value, torch.ones_like(factor), offset / factor)
-    return f"inside the layer {layer}, but for the mean: the zeros around the image would become other numbers"
 
 
 def _along_channels(numbers: PerChannel, spec: TensorSpec) -> Tensor:
