@@ -27,6 +27,7 @@ class QuantizationAwareTraining(TaughtStep):
         "quantization_aware_training": "its weights are on trained grids already; train on with distillation",
         "static_quantization": "its grids are fixed: leave static_quantization out and set activation_bits to 8",
         "dynamic_quantization": "its layers are in 8 bits already: leave dynamic_quantization out",
+        "weight_only_quantization": "its grids are fixed: leave weight_only_quantization out",
         "half_precision": "weights that were rounded to 16 bits gain nothing by that: put half_precision last",
     }
     paper: ClassVar[str] = "Esser et al., 2020, arXiv:1902.08153; Bhalgat et al., 2020, arXiv:2004.09576"
