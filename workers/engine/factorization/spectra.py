@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 NOISE = 1e-12
-"""Of the largest energy: less than this is rounding."""
+"""Of the largest energy: less than this is rounding, and nothing is divided by it."""
 RIDGE = 1e-6
 """Of the mean second moment, added to each: what few examples do not show may still come."""
 SWEEPS = 3
@@ -23,7 +23,8 @@ SWEEPS = 3
 class Spectrum:
     """A matrix as `left @ right`, cut anywhere: the first r columns and rows are the best copy of rank r.
 
-    `left` (out, m) has orthonormal columns, `right` (m, in); `lost[r]` is the share of the energy that rank r loses.
+    `left` (out, m) has orthonormal columns but for those without energy, `right` (m, in); `lost[r]` is the share of the
+    energy that rank r loses.
     """
 
     left: Tensor
@@ -43,9 +44,7 @@ def spectrum(matrix: Tensor, second: Tensor | None = None) -> Spectrum:
     tall = matrix.shape[0] > matrix.shape[1]
     energies, vectors = torch.linalg.eigh(weighted.T @ weighted if tall else weighted @ weighted.T)
     energies, vectors = energies.flip(0).clamp_min(0), vectors.flip(1)
-    there = energies > NOISE * energies[0]
-    energies, vectors = energies[there], vectors[:, there]
-    left = weighted @ vectors / energies.sqrt() if tall else vectors
+    left = weighted @ vectors / energies.clamp_min(NOISE * float(energies[0]) + 1e-300).sqrt() if tall else vectors
     return Spectrum(left, left.T @ matrix, _lost(energies))
 
 
@@ -56,7 +55,7 @@ def principal(second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def two_modes(kernel: Tensor, rank_in: int, rank_out: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A kernel (out, in, places) as out (out, rank_out), core (rank_out, rank_in, places) and in (rank_in, in).
+    """A kernel (out, in, places) as out (rank_out, out), core (rank_out, rank_in, places) and in (rank_in, in).
 
     Higher-order orthogonal iteration from the singular vectors of both modes; De Lathauwer et al., 2000.
     """
@@ -65,7 +64,7 @@ def two_modes(kernel: Tensor, rank_in: int, rank_out: int) -> tuple[Tensor, Tens
     for _ in range(SWEEPS):
         out = _leading(torch.einsum("oik,ri->ork", kernel, into), 0, rank_out)
         into = _leading(torch.einsum("oik,ro->rik", kernel, out), 1, rank_in)
-    return out.T, torch.einsum("oik,po,ri->prk", kernel, out, into), into
+    return out, torch.einsum("oik,po,ri->prk", kernel, out, into), into
 
 
 def _leading(kernel: Tensor, mode: int, rank: int) -> Tensor:
