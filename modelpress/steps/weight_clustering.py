@@ -13,7 +13,9 @@ class WeightClustering(TaughtStep):
     step: Literal["weight_clustering"] = "weight_clustering"
     values: int = Field(16, ge=2, le=256, description="how many values the weights of a layer may have, zero included")
     biases: bool = Field(
-        False, description="let biases share values too: it pays in packed files, where every byte counts"
+        False,
+        description="let all biases of the model share as many values, too: it pays in packed files, where every byte "
+        "counts",
     )
     train: bool | None = Field(
         None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parametrize
 
 from modelpress.steps.training import TaughtStep
 from modelpress.steps.weight_clustering import WeightClustering
@@ -16,6 +15,9 @@ from workers.engine.graph import Graph, Layer
 from workers.engine.selection import selected, tell_untouched
 from workers.engine.steps import applies
 from workers.engine.steps.distillation import distil
+
+Place = tuple[Layer, str]
+"""A layer and the name of its parameter."""
 
 
 @applies(WeightClustering)
@@ -38,38 +40,43 @@ def weight_clustering(step: WeightClustering, graph: Graph, context: Context) ->
 
 def _cluster(step: WeightClustering, graph: Graph, context: Context) -> list[Clusters]:
     found: dict[Tensor, Clusters] = {}
+    biases: dict[Tensor, list[Place]] = {}
     for layer in selected(step.layers, graph):
         reasons = {}
         for name in layer.weights:
             reason = why_not(layer, name, step.values)
             if reason is not None:
                 reasons[name] = reason
-            else:
-                _share(layer, name, step.values, found)
+                continue
+            raw = raw_parameter(layer.module, name)
+            clusters = found[raw].shared() if raw in found else Clusters.fit(layer.weights[name], step.values)
+            found.setdefault(raw, clusters)
+            layer.constrain(name, clusters)
         tell_untouched(context, layer, reasons)
-        if step.biases:
-            for name in _biases(layer):
-                if why_not(layer, name, step.values) is None:
-                    _share(layer, name, step.values, found)
+        for name in _biases(layer) if step.biases else ():
+            biases.setdefault(raw_parameter(layer.module, name), []).append((layer, name))
     if not found:
         told = "; ".join(f"{name}: {reason}" for name, reason in context.untouched.items())
         raise StepError(f"none of the selected layers can be clustered ({told})")
+    if biases:
+        _share_biases(list(biases.values()), step.values)
+        context.notes.append(f"{len(biases)} biases have at most {step.values} values together")
     return list(found.values())
 
 
-def _share(layer: Layer, name: str, values: int, found: dict[Tensor, Clusters]) -> None:
-    """Weights that are tied share their values, too."""
-    raw = raw_parameter(layer.module, name)
-    if raw in found:
-        layer.constrain(name, found[raw].shared())
-    else:
-        found[raw] = Clusters.fit(getattr(layer.module, name), values)
-        layer.constrain(name, found[raw])
+def _share_biases(biases: list[list[Place]], values: int) -> None:
+    """All of the model have the same few values: a codebook each would weigh more than its indices."""
+    firsts = [getattr(layer.module, name).detach() for (layer, name), *_ in biases]
+    together = Clusters.fit(torch.cat([bias.flatten() for bias in firsts]), values)
+    parts = together.indices.split([bias.numel() for bias in firsts])
+    for bias, part, places in zip(firsts, parts, biases, strict=True):
+        for layer, name in places:
+            layer.constrain(name, Clusters(together.entries, part.view_as(bias).clone(), zeros=together.zeros))
 
 
 def why_not(layer: Layer, name: str, values: int) -> str | None:
     """Why a weight cannot be clustered to so many values, or None where it can."""
-    weight: Tensor = getattr(layer.module, name).detach()
+    weight = layer.weights[name].detach()
     bits = min((constraint.bits for constraint in layer.constraints(name)), default=32)
     if not weight.isfinite().all():
         raise StepError(f"{layer.name} holds weights that are not numbers: repair the model before clustering it")
@@ -79,7 +86,7 @@ def why_not(layer: Layer, name: str, values: int) -> str | None:
         return "it shares values already"
     if weight.dtype != torch.float32:
         return f"its weights are {weight.dtype}, not float32".replace("torch.", "")
-    if name in layer.weights and weight.ndim < 2:
+    if weight.ndim < 2:
         return "its weights are a vector: too small to be worth it"
     if weight.numel() <= values:
         return f"it has only {weight.numel()} weights"
@@ -87,9 +94,9 @@ def why_not(layer: Layer, name: str, values: int) -> str | None:
 
 
 def _biases(layer: Layer) -> list[str]:
-    constrained = layer.module.parametrizations if parametrize.is_parametrized(layer.module) else ()
-    plain = (name for name, _ in layer.module.named_parameters(recurse=False))
-    return [name for name in (*constrained, *plain) if name not in layer.weights]  # type: ignore[misc]
+    """Those that nothing constrains yet."""
+    plain = layer.module.named_parameters(recurse=False)
+    return [name for name, bias in plain if name not in layer.weights and bias.dtype == torch.float32]
 
 
 def _tell_untrained(step: WeightClustering, context: Context) -> None:
