@@ -86,7 +86,10 @@ def _bounded(blocks: Tensor, kind: Kind, factor: float) -> list[tuple[Tensor, Te
         return [(_positive(lowest), None), (-_positive(highest), None)]
     low, high = low.clamp_max(0), high.clamp_min(0)
     scale = _positive((high - low) / (2 * half - 1))
-    return [(scale, _zero(-low / scale, kind))]
+    zero = -low / scale
+    whole = [(scale, _zero(zero, Kind(kind.width, kind.symmetric, exact=True)))]
+    # where many weights are close to zero it pays to hold zero itself, else to lose no level
+    return whole if kind.exact else [*whole, (scale, as_stored(zero))]
 
 
 def _positive(scale: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from workers.engine.steps import applies
 
 GROUPS: dict[int, int | None] = {8: 128, 4: 64, 3: 64, 2: 32}
 """Weights with one scale, where nobody says."""
-FEWEST = 512
+FEWEST = 256
 """Weights that are worth the nodes that unfold them."""
 CALIBRATED, MEASURED = 256, 64
 """Examples that GPTQ looks at, and on which errors are measured."""
