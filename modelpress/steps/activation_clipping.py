@@ -39,6 +39,7 @@ class ActivationClipping(TaughtStep):
     layers: LayerSelection = LayerSelection()
 
     until: ClassVar[Stage] = Stage.VALUES
+    cannot_hold: ClassVar[dict[str, str]] = {"safetensors": "bounds of inner results"}
     needs: ClassVar[Data] = Data.CALIBRATE
     synthetic: ClassVar[bool] = True
     paper: ClassVar[str] = "Choi et al., 2018, arXiv:1805.06085"

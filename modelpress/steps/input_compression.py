@@ -34,5 +34,6 @@ class InputCompression(Step):
     )
     inputs: tuple[str, ...] = Field((), description="names of the inputs to treat; all by default")
 
+    cannot_hold: ClassVar[dict[str, str]] = {"safetensors": "what becomes of inputs"}
     needs: ClassVar[Data] = Data.NONE
     stage: ClassVar[Stage] = Stage.INTERFACE

@@ -30,6 +30,7 @@ class OutputCompression(Step):
     values: bool = Field(True, description="with top: send the values too; without them the answer is class numbers")
     outputs: tuple[str, ...] = Field((), description="names of the outputs to treat; all with real numbers by default")
 
+    cannot_hold: ClassVar[dict[str, str]] = {"safetensors": "what becomes of answers"}
     needs: ClassVar[Data] = Data.NONE
     stage: ClassVar[Stage] = Stage.INTERFACE
 

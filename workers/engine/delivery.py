@@ -79,6 +79,7 @@ def deliver(
         if format_ == MEASURED:
             continue
         try:
+            _check_steps(spec, format_)
             given[format_] = _write(graph, format_, measured, checked)
             if given[format_].suffix == ARCHIVE and needs_own_loader(given[format_]):
                 reporter.warn(
@@ -95,6 +96,13 @@ def deliver(
         wanted = [MEASURED]
     files = tuple(ResultFile(format=name, path=f"out/{given[name].name}") for name in wanted)
     return Delivery(measured, files, tuple(_write_extra(name, extra, run_dir) for name, extra in extras.items()))
+
+
+def _check_steps(spec: Compress, format_: Format) -> None:
+    """Raises UnsupportedModelError where the format would be silent about what a step has made."""
+    for step in spec.request.recipe:
+        if format_ in step.cannot_hold:
+            raise UnsupportedModelError(f"it cannot hold {step.cannot_hold[format_]}, which {step.step} makes")
 
 
 def _write_extra(name: Extra, graph: Graph, run_dir: Path) -> ResultFile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from workers.engine.writers.onnx import OnnxBuilder
 
 LAST_BYTE = 255
+SMOOTH: dict[str, Any] = {"mode": "linear", "antialias": 1, "exclude_outside": 1}
+"""How Pillow and torch make an image smaller."""
 
 
 class Select(Feed):
@@ -128,7 +130,7 @@ class Shrink(Feed):
         return tuple(smaller(size, self.share) if fixed is None else fixed for size, fixed in pairs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return resize(x, None, None, self.sizes_of(x.shape), mode="linear", antialias=1, axes=(-2, -1))
+        return resize(x, None, None, self.sizes_of(x.shape), axes=(-2, -1), **SMOOTH)
 
     def spec(self, spec: TensorSpec) -> TensorSpec:
         ends = (dim if size is None else size for dim, size in zip(spec.shape[-2:], self.sizes, strict=True))
@@ -143,7 +145,7 @@ class Shrink(Feed):
 
     def write(self, node: fx.Node, onnx: OnnxBuilder) -> None:
         scales = (1.0, 1.0, self.share, self.share)
-        onnx.emit(node, "Resize", [node.args[0], None, scales], mode="linear", antialias=1)
+        onnx.emit(node, "Resize", [node.args[0], None, scales], **SMOOTH)
 
 
 def smaller(size: int, share: float) -> int:
