@@ -17,8 +17,10 @@ class MagnitudePruning(TaughtStep):
     sparsity: float | None = Field(
         None, gt=0, lt=1, description="share of the selected weights that becomes zero; 0.5 where no pattern says it"
     )
-    scope: Literal["global", "layer"] = Field(
-        "global", description="one threshold for all layers, or the same sparsity in each"
+    scope: Literal["global", "adaptive", "layer"] = Field(
+        "global",
+        description="one threshold for all layers; one for the weights' shares of what is left of their layer, which "
+        "spares small layers; or the same sparsity in each layer",
     )
     pattern: str = Field(
         "unstructured",
@@ -37,7 +39,8 @@ class MagnitudePruning(TaughtStep):
     stage: ClassVar[Stage] = Stage.ZEROS
     until: ClassVar[Stage] = Stage.ZEROS
     paper: ClassVar[str] = (
-        "Han et al., 2015, arXiv:1506.02626; Zhu & Gupta, 2017, arXiv:1710.01878; Zhou et al., 2021, arXiv:2102.04010"
+        "Han et al., 2015, arXiv:1506.02626; Zhu & Gupta, 2017, arXiv:1710.01878; Zhou et al., 2021, arXiv:2102.04010; "
+        "Lee et al., 2021, arXiv:2010.07611"
     )
 
     @model_validator(mode="after")

@@ -144,6 +144,20 @@ def staying(scores: Sequence[Tensor], share: float, scope: Literal["global", "la
     return without_smallest(spared(scores, share), share)
 
 
+def relative(scores: Sequence[Tensor]) -> list[Tensor]:
+    """Scores that can be compared between layers: each one's share of what stays of its layer when all below it go.
+
+    LAMP (Lee et al., 2021, arXiv:2010.07611). The largest of a layer has 1, so that no layer goes as a whole.
+    """
+    found = []
+    for score in scores:
+        squares, order = score.flatten().double().square().sort(stable=True)
+        staying = squares.flip(0).cumsum(0).flip(0)
+        shares = torch.where(staying > 0, squares / staying, 0.0)
+        found.append(torch.empty_like(shares).scatter(0, order, shares).view_as(score))
+    return found
+
+
 def losers(scores: Tensor, axis: int, n: int, m: int) -> Tensor:
     """The scores of all but the n largest of every m along the axis; those of the largest are infinite."""
     groups = scores.movedim(axis, -1).unflatten(-1, (-1, m))

@@ -8,7 +8,7 @@ from modelpress.steps import MagnitudePruning
 from tests.engine.quantization.nets import net
 from tests.engine.steps.nets import KINDS, accuracy, apply, context_for, share_of_zeros, trained, weights, zeros
 from workers.engine.errors import StepError
-from workers.engine.sparsity import CHANGES, RAMP, Gradually, without_smallest
+from workers.engine.sparsity import CHANGES, RAMP, Gradually, relative, without_smallest
 
 
 def total(graph):
@@ -184,3 +184,24 @@ def test_tied_weights_are_counted_once_and_masked_alike():
     shared = [layer.module.weight for layer in graph.layers()][1:3]
     assert torch.equal(*shared)
     assert (shared[0] == 0).any()
+
+
+def test_an_adaptive_threshold_compares_weights_by_what_is_left_of_their_layer():
+    small, large = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([[30.0, -10.0, 20.0]])
+    shares = relative([small, large])
+    assert shares[0].tolist() == pytest.approx([1 / 14, 4 / 13, 1.0])
+    assert shares[1].tolist() == [pytest.approx([1.0, 1 / 14, 4 / 13])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adaptive_threshold_spares_what_a_common_one_would_nearly_empty(kind):
+    graph = trained(kind)
+    with torch.no_grad():
+        list(graph.layers())[-1].module.weight.mul_(0.01)
+    step = {"step": "magnitude_pruning", "sparsity": 0.8}
+    adaptive, common = (
+        zeros(apply(graph.copy(), context_for(kind), step | {"scope": scope})) for scope in ("adaptive", "global")
+    )
+    for found in (adaptive, common):
+        assert sum(int(zero.sum()) for zero in found.values()) == math.ceil(0.8 * total(graph))
+    assert adaptive["head.weight"].float().mean() < 0.9 < common["head.weight"].float().mean()

@@ -6,7 +6,7 @@ from modelpress.steps.magnitude_pruning import MagnitudePruning
 from modelpress.steps.training import TaughtStep
 from workers.engine.context import Context
 from workers.engine.graph import Graph
-from workers.engine.sparsity import Gradually, Pruned, losers, prunable, spared, sparsity, without_smallest
+from workers.engine.sparsity import Gradually, Pruned, losers, prunable, relative, spared, sparsity, without_smallest
 from workers.engine.steps import applies
 from workers.engine.steps.distillation import distil
 
@@ -36,6 +36,8 @@ def prune(weights: list[Pruned], step: MagnitudePruning, share: float) -> None:
     scores = [weight.magnitude() for weight in weights]
     if step.n_m is not None:
         scores = [losers(score, weight.input_axis, *step.n_m) for score, weight in zip(scores, weights, strict=True)]
+    elif step.scope == "adaptive":
+        scores = relative(scores)
     elif step.scope == "global":
         scores = spared(scores, share)
     if step.scope == "layer":
