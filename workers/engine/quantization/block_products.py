@@ -6,14 +6,13 @@ import math
 from typing import TYPE_CHECKING, ClassVar
 
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from workers.engine.constraints import constraints_of
 from workers.engine.encodings import ProductIntegers
 from workers.engine.errors import UnsupportedModelError
 from workers.engine.ops.base import Op, register
 from workers.engine.ops.linear import Linear
-from workers.engine.quantization.block_grid import BlockGrid
+from workers.engine.quantization.leaves import become
 from workers.engine.quantization.nodes import module_of
 
 if TYPE_CHECKING:
@@ -31,13 +30,19 @@ def rounded_in_blocks(x: Tensor, length: int) -> Tensor:
 
 
 class BlockLinear(Linear):
-    """Answers as ONNX Runtime's kernel does."""
+    """Answers as ONNX Runtime's kernel does. `length`: values in each block of the weight's rows."""
+
+    length: int
+
+    @classmethod
+    def of(cls, layer: Linear, length: int) -> nn.Module:
+        """The same layer, computed with integers."""
+        made = become(layer, cls)
+        made.length = length  # type: ignore[assignment]  # it is of this class
+        return made
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = constraints_of(self, "weight")[-1]
-        if not isinstance(grid, BlockGrid):
-            raise UnsupportedModelError("a step has changed weights that were stored for products of integers")
-        return F.linear(rounded_in_blocks(x, grid.blocks.length), self.weight, self.bias)
+        return F.linear(rounded_in_blocks(x, self.length), self.weight, self.bias)
 
 
 @register

@@ -87,9 +87,10 @@ def _bounded(blocks: Tensor, kind: Kind, factor: float) -> list[tuple[Tensor, Te
     low, high = low.clamp_max(0), high.clamp_min(0)
     scale = _positive((high - low) / (2 * half - 1))
     zero = -low / scale
-    whole = [(scale, _zero(zero, Kind(kind.width, kind.symmetric, exact=True)))]
-    # where many weights are close to zero it pays to hold zero itself, else to lose no level
-    return whole if kind.exact else [*whole, (scale, as_stored(zero))]
+    grids: list[tuple[Tensor, Tensor | None]] = [(scale, _zero(zero, Kind(kind.width, kind.symmetric, exact=True)))]
+    if not kind.exact:  # where many weights are close to zero it pays to hold zero itself, else to lose no level
+        grids.append((scale, as_stored(zero)))
+    return grids
 
 
 def _positive(scale: Tensor) -> Tensor:

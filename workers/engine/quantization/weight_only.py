@@ -17,7 +17,6 @@ from workers.engine.quantization.block_grid import BlockGrid, block_length
 from workers.engine.quantization.block_products import BlockLinear
 from workers.engine.quantization.blocks import Blocks, as_rows, from_rows
 from workers.engine.quantization.fitting import Kind, fit
-from workers.engine.quantization.leaves import become
 from workers.engine.quantization.storage import channel_axes, product_pays
 
 EXACT_FROM = 4
@@ -64,7 +63,7 @@ class Quantizer:
         layer_now.constrain(name, grid)
         self.grids.setdefault(raw, []).append(grid)
         if grid.product and isinstance(module, Linear):
-            self.graph.module.set_submodule(str(layer.node.target), become(module, BlockLinear))
+            self.graph.module.set_submodule(str(layer.node.target), BlockLinear.of(module, grid.blocks.length))
 
     @torch.no_grad()
     def widen(self, raw: nn.Parameter, weight: Tensor) -> None:
