@@ -37,3 +37,6 @@ class InputCompression(Step):
     cannot_hold: ClassVar[dict[str, str]] = {"safetensors": "what becomes of inputs"}
     needs: ClassVar[Data] = Data.NONE
     stage: ClassVar[Stage] = Stage.INTERFACE
+    never_after: ClassVar[dict[str, str]] = {
+        "input_compression": "what the model takes is compressed already; one step can name several inputs",
+    }
