@@ -57,49 +57,145 @@ class Output:
 @applies(OutputCompression)
 def output_compression(step: OutputCompression, graph: Graph, context: Context) -> Graph:
     before = bytes_of(outputs_answered(graph))
-    reasons: list[str] = []
-    done = False
-    for output in _chosen(step, graph, context, reasons):
-        said = _rounded(step, graph, output)
-        if step.decide is not None:
-            said += _decided(step.decide, graph, output)
-        elif step.top is not None:
-            said += _best(step, step.top, graph, output, context)
-        else:
-            said += _narrowed(step, graph, output, context)
+    smaller = Smaller(step, graph, context)
+    for output in smaller.chosen():
+        said = [*smaller.rounded(output), *smaller.narrowed(output)]
         if said:
             context.notes.append(f"{output.spec.name}: {', '.join(said)}")
-            done = True
-        else:
-            reasons.append(f"{output.spec.name} is {output.spec.dtype} already")
-    if not done:
-        raise StepError(f"no answer can be made smaller: {'; '.join(reasons) or 'the model has no outputs'}")
+            smaller.done += 1
+    if not smaller.done:
+        raise StepError(f"no answer can be made smaller: {'; '.join(smaller.reasons) or 'the model has no outputs'}")
     after = bytes_of(outputs_answered(graph))
-    context.notes += reasons
+    context.notes += smaller.reasons
     context.notes.append(f"an answer takes {after:,} bytes; it took {before:,} (open dimensions count 1)")
     context.figures |= {"bytes_answered_before": before, "bytes_answered_after": after}
     return graph
 
 
-def _chosen(step: OutputCompression, graph: Graph, context: Context, reasons: list[str]) -> list[Output]:
-    names = [spec.name for spec in graph.outputs]
-    for name in step.outputs:
-        if name not in names:
-            raise StepError(f"there is no output {name!r}; the model has {', '.join(names)}")
-    probed = _probed(graph, context)
-    results, found = results_of(graph.module), []
-    for index, spec in enumerate(graph.outputs):
-        if step.outputs and spec.name not in step.outputs:
-            continue
-        if edge_of(results[index], Reply) is not None:
-            reasons.append(f"{spec.name} is compressed already: one output_compression does all of it")
-        elif not TORCH_OF_WORD[spec.dtype].is_floating_point:
-            reasons.append(f"{spec.name} holds whole numbers ({spec.dtype})")
-        else:
-            known = context.class_axis if index == context.output else None
-            axis = usual_class_axis(len(spec.shape)) if known is None else known
-            found.append(Output(index, spec, axis, None if probed is None else probed[index]))
-    return found
+class Smaller:
+    """Changes the graph output by output; each method says what it did."""
+
+    def __init__(self, step: OutputCompression, graph: Graph, context: Context) -> None:
+        self.step, self.graph, self.context = step, graph, context
+        self.reasons: list[str] = []
+        """Why outputs stay as they are."""
+        self.done = 0
+
+    def chosen(self) -> list[Output]:
+        graph, names = self.graph, [spec.name for spec in self.graph.outputs]
+        for name in self.step.outputs:
+            if name not in names:
+                raise StepError(f"there is no output {name!r}; the model has {', '.join(names)}")
+        probed = _probed(graph, self.context)
+        results, found = results_of(graph.module), []
+        for index, spec in enumerate(graph.outputs):
+            if self.step.outputs and spec.name not in self.step.outputs:
+                continue
+            if edge_of(results[index], Reply) is not None:
+                self.reasons.append(f"{spec.name} is compressed already: one output_compression does all of it")
+            elif not TORCH_OF_WORD[spec.dtype].is_floating_point:
+                self.reasons.append(f"{spec.name} holds whole numbers ({spec.dtype})")
+            else:
+                known = self.context.class_axis if index == self.context.output else None
+                axis = usual_class_axis(len(spec.shape)) if known is None else known
+                found.append(Output(index, spec, axis, None if probed is None else probed[index]))
+        return found
+
+    def rounded(self, output: Output) -> list[str]:
+        said, step = [], self.step
+        if step.decimals is not None:
+            round_outputs(self.graph, [output.index], partial(Decimals, decimals=step.decimals))
+            said.append(f"rounded to {step.decimals} decimals")
+        if step.below is not None:
+            round_outputs(self.graph, [output.index], partial(Floored, below=step.below))
+            said.append(f"0 where it is below {step.below:g}")
+        return said
+
+    def narrowed(self, output: Output) -> list[str]:
+        if self.step.decide is not None:
+            return self._decided(self.step.decide, output)
+        if self.step.top is not None:
+            return self._best(self.step.top, output)
+        found = self._in_fewer_bytes(results_of(self.graph.module)[output.index], output)
+        if found is None:
+            return []
+        attach_reply(self.graph, output.index, found[1], [found[0]])
+        return [f"as {found[1].unit}"]
+
+    def _decided(self, threshold: float | str, output: Output) -> list[str]:
+        if isinstance(threshold, str):
+            if output.probed is None:
+                raise StepError(
+                    "decide: auto looks at some answers to tell probabilities from other scores, and there are no "
+                    "inputs to ask for: send some as data.calibrate, or give the threshold"
+                )
+            threshold = 0.5 if output.probabilities else 0.0
+        round_outputs(self.graph, [output.index], partial(Decided, threshold=threshold))
+        node = results_of(self.graph.module)[output.index]
+        whole = self._after(node, cast, to=ONNX_OF_WORD["uint8"])
+        attach_reply(self.graph, output.index, YesOrNo("uint8", output.spec.dtype, threshold), [whole])
+        return [f"1 above {threshold:g} and 0 below, as uint8"]
+
+    def _best(self, best: int, output: Output) -> list[str]:
+        name, shape = output.spec.name, output.spec.shape
+        classes = shape[output.axis] if shape else None
+        if not isinstance(classes, int):
+            raise StepError(f"top needs a fixed number of classes, and {name!r} has the shape {list(shape)}")
+        if best >= classes:
+            raise StepError(f"top: {name!r} has only {classes} classes; choose fewer than that")
+        both = self._after(results_of(self.graph.module)[output.index], top_k, (best,), axis=output.axis)
+        values, places = self._after(both, getitem, 0), self._after(both, getitem, 1)
+        counter = next(word for word in COUNTERS if classes - 1 <= torch.iinfo(TORCH_OF_WORD[word]).max)
+        numbers = self._after(places, cast, to=ONNX_OF_WORD[counter])
+        own = tuple(dim if isinstance(dim, int) else 1 for dim in shape)
+        if not self.step.values:
+            self.graph.module.graph.erase_node(values)
+            attach_reply(self.graph, output.index, Best(best, own, output.axis, None, counter), [numbers])
+            return [f"the numbers of the {best} best of {classes} classes, as {counter}"]
+        found = self._in_fewer_bytes(values, output)
+        narrow, steps = found or (values, Steps(output.spec.dtype, output.spec.dtype))
+        attach_reply(self.graph, output.index, Best(best, own, output.axis, steps, counter), [narrow, numbers])
+        return [f"the {best} best of {classes} classes: values as {steps.unit}, and their numbers as {counter}"]
+
+    def _in_fewer_bytes(self, node: fx.Node, output: Output) -> tuple[fx.Node, Steps] | None:
+        """A value in the narrower type, and what that stands for; None where it stays as it is."""
+        wanted, word = self.step.dtype, output.spec.dtype
+        if wanted == "keep":
+            return None
+        if TORCH_OF_WORD[wanted].itemsize >= TORCH_OF_WORD[word].itemsize:
+            self.reasons.append(f"{output.spec.name} is {word} already")
+            return None
+        if wanted == "float16":
+            largest = 0.0 if output.probed is None else float(output.probed.abs().max())
+            if largest > torch.finfo(torch.float16).max:
+                self.reasons.append(f"{output.spec.name} reaches {largest:.3g}, which float16 cannot hold")
+                return None
+            return self._after(node, cast, to=ONNX_OF_WORD["float16"]), Steps("float16", word)
+        low, high = self._range(output)
+        scale = (high - low) / LAST_STEP
+        zero = min(max(round(-low / scale), 0), LAST_STEP)
+        step = add_constant(self.graph.module, "answer_scale", torch.tensor(scale, dtype=TORCH_OF_WORD[word]))
+        point = add_constant(self.graph.module, "answer_zero", torch.tensor(zero, dtype=torch.uint8))
+        return self._after(node, quantize, step, point, axis=1), Steps("uint8", word, scale, zero)
+
+    def _range(self, output: Output) -> tuple[float, float]:
+        """Of the answers; zero is within, and exact."""
+        if output.probabilities:
+            return 0.0, 1.0
+        if output.probed is None:
+            raise StepError(
+                "dtype: uint8 needs to know from where to where the answers go: send inputs as data.calibrate, or "
+                "take float16"
+            )
+        low, high, name = min(0.0, float(output.probed.min())), max(0.0, float(output.probed.max())), output.spec.name
+        if not high > low:
+            raise StepError(f"{name!r} is always 0 on the calibration data: there is nothing to scale")
+        self.context.notes.append(f"{name} is taken to lie between {low:.4g} and {high:.4g}, and cut off there")
+        return low, high
+
+    def _after(self, node: fx.Node, function: Callable[..., Any], *args: Any, **options: Any) -> fx.Node:
+        with self.graph.module.graph.inserting_after(node):
+            return self.graph.module.graph.call_function(function, (node, *args), options)
 
 
 def _probed(graph: Graph, context: Context) -> list[Tensor] | None:
@@ -115,112 +211,3 @@ def _probed(graph: Graph, context: Context) -> list[Tensor] | None:
         batch = batch_of(data, whole(rows, size) if size else rows, context.device)
         with torch.no_grad():
             return [found.cpu() for found in answers(graph, batch.inputs, size)]
-
-
-def _rounded(step: OutputCompression, graph: Graph, output: Output) -> list[str]:
-    said = []
-    if step.decimals is not None:
-        round_outputs(graph, [output.index], partial(Decimals, decimals=step.decimals))
-        said.append(f"rounded to {step.decimals} decimals")
-    if step.below is not None:
-        round_outputs(graph, [output.index], partial(Floored, below=step.below))
-        said.append(f"0 where it is below {step.below:g}")
-    return said
-
-
-def _decided(threshold: float | str, graph: Graph, output: Output) -> list[str]:
-    if isinstance(threshold, str):
-        if output.probed is None:
-            raise StepError(
-                "decide: auto looks at some answers to tell probabilities from other scores, and there are no inputs "
-                "to ask for: send some as data.calibrate, or give the threshold"
-            )
-        threshold = 0.5 if output.probabilities else 0.0
-    round_outputs(graph, [output.index], partial(Decided, threshold=threshold))
-    node = results_of(graph.module)[output.index]
-    reply = YesOrNo("uint8", output.spec.dtype, threshold)
-    attach_reply(graph, output.index, reply, [_after(graph, node, cast, {"to": ONNX_OF_WORD["uint8"]})])
-    return [f"1 above {threshold:g} and 0 below, as uint8"]
-
-
-def _best(step: OutputCompression, best: int, graph: Graph, output: Output, context: Context) -> list[str]:
-    shape = output.spec.shape
-    classes = shape[output.axis] if shape else None
-    if not isinstance(classes, int):
-        raise StepError(f"top needs a fixed number of classes, and {output.spec.name!r} has the shape {list(shape)}")
-    if best >= classes:
-        raise StepError(f"top: {output.spec.name!r} has only {classes} classes; choose fewer than that")
-    nodes, source = graph.module.graph, results_of(graph.module)[output.index]
-    with nodes.inserting_after(source):
-        both = nodes.call_function(top_k, (source, (best,)), {"axis": output.axis})
-    values, places = (_after(graph, both, getitem, {}, part) for part in (0, 1))
-    counter = next(word for word in COUNTERS if classes - 1 <= torch.iinfo(TORCH_OF_WORD[word]).max)
-    numbers = _after(graph, places, cast, {"to": ONNX_OF_WORD[counter]})
-    own = tuple(dim if isinstance(dim, int) else 1 for dim in shape)
-    if not step.values:
-        nodes.erase_node(values)
-        attach_reply(graph, output.index, Best(best, own, output.axis, None, counter), [numbers])
-        return [f"the numbers of the {best} best of {classes} classes, as {counter}"]
-    told: list[str] = []
-    found = _smaller(step, graph, values, output, context, told)
-    narrow, steps = found or (values, Steps(output.spec.dtype, output.spec.dtype))
-    attach_reply(graph, output.index, Best(best, own, output.axis, steps, counter), [narrow, numbers])
-    return [f"the {best} best of {classes} classes: values as {steps.unit}, and their numbers as {counter}", *told]
-
-
-def _narrowed(step: OutputCompression, graph: Graph, output: Output, context: Context) -> list[str]:
-    told: list[str] = []
-    found = _smaller(step, graph, results_of(graph.module)[output.index], output, context, told)
-    if found is None:
-        return told
-    node, steps = found
-    attach_reply(graph, output.index, steps, [node])
-    return [f"as {steps.unit}"]
-
-
-def _smaller(
-    step: OutputCompression, graph: Graph, node: fx.Node, output: Output, context: Context, told: list[str]
-) -> tuple[fx.Node, Steps] | None:
-    """A value in the narrower type, and what that stands for; None where it stays as it is."""
-    word = output.spec.dtype
-    if step.dtype == "keep" or TORCH_OF_WORD[step.dtype].itemsize >= TORCH_OF_WORD[word].itemsize:
-        return None
-    if step.dtype == "float16":
-        largest = 0.0 if output.probed is None else float(output.probed.abs().max())
-        if largest > torch.finfo(torch.float16).max:
-            told.append(f"stays {word}: it reaches {largest:.3g}, which float16 cannot hold")
-            return None
-        return _after(graph, node, cast, {"to": ONNX_OF_WORD["float16"]}), Steps("float16", word)
-    low, high = _range(output, context)
-    scale = (high - low) / LAST_STEP
-    zero = min(max(round(-low / scale), 0), LAST_STEP)
-    numbers = torch.tensor(scale, dtype=TORCH_OF_WORD[word]), torch.tensor(zero, dtype=torch.uint8)
-    constants = [
-        add_constant(graph.module, f"answer_{name}", n) for name, n in zip(("scale", "zero"), numbers, strict=True)
-    ]
-    with graph.module.graph.inserting_after(node):
-        made = graph.module.graph.call_function(quantize, (node, *constants), {"axis": 1})
-    return made, Steps("uint8", word, scale, zero)
-
-
-def _range(output: Output, context: Context) -> tuple[float, float]:
-    """Of the answers; zero is within, and exact."""
-    if output.probabilities:
-        return 0.0, 1.0
-    if output.probed is None:
-        raise StepError(
-            "dtype: uint8 needs to know from where to where the answers go: send inputs as data.calibrate, or take "
-            "float16"
-        )
-    low, high = min(0.0, float(output.probed.min())), max(0.0, float(output.probed.max()))
-    if not high > low:
-        raise StepError(f"{output.spec.name!r} is always 0 on the calibration data: there is nothing to scale")
-    context.notes.append(
-        f"{output.spec.name} is taken to lie between {low:.4g} and {high:.4g}: others are cut off there"
-    )
-    return low, high
-
-
-def _after(graph: Graph, node: fx.Node, function: Callable[..., Any], options: dict[str, Any], *args: Any) -> fx.Node:
-    with graph.module.graph.inserting_after(node):
-        return graph.module.graph.call_function(function, (node, *args), options)
