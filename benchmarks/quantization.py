@@ -96,7 +96,7 @@ def ours(options: dict[str, Any], graph: Graph, calibrate: DatasetBatches, runti
 def ort_static(model: Path, graph: Graph, calibrate: DatasetBatches, *, reduce_range: bool) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
-        quant_pre_process(model, prepared)
+        quant_pre_process(model, prepared, skip_symbolic_shape=True)  # which gives up on shapes that are computed
         quantize_static(
             prepared,
             quantized,

@@ -1,4 +1,4 @@
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,10 +18,14 @@ class StaticQuantization(Step):
     )
     equalize: bool = Field(True, description="cross-layer equalization before the ranges are found")
     bias_correction: bool = Field(True, description="take the mean error of each layer out of its bias")
-    smooth: float | None = Field(None, gt=0, lt=1, description="SmoothQuant strength for linear layers of transformers")
+    smooth: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] | None = Field(
+        "auto",
+        description="SmoothQuant strength for the linear layers of transformers; auto finds the best for each group of "
+        "layers, where it makes their answers better",
+    )
     adaptive_rounding: bool = Field(False, description="AdaRound: learn each weight's rounding on the calibration data")
     keep_float: float = Field(
-        0.05, ge=0, le=1, description="leave layers float while the outputs' relative error is above this; 1 never does"
+        0.1, ge=0, le=1, description="leave layers float while the outputs' relative error is above this; 1 never does"
     )
     layers: LayerSelection = LayerSelection()
 
@@ -31,6 +35,7 @@ class StaticQuantization(Step):
     stage: ClassVar[Stage] = Stage.STORAGE
     never_after: ClassVar[dict[str, str]] = {
         "static_quantization": "its activations are on grids already",
+        "quantization_aware_training": "set its activation_bits to 8 instead: then the ranges are trained, too",
         "dynamic_quantization": "its layers compute in integers already; exclude layers from the first instead",
         "half_precision": "weights that were rounded to 16 bits gain nothing by that: put half_precision last",
     }

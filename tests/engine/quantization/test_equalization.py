@@ -5,14 +5,20 @@ from torch import nn
 from tests.engine.quantization.nets import Uneven, inputs_of, net
 from tests.engine.steps.nets import exported
 from workers.engine.constraints import Mask
-from workers.engine.quantization.equalization import equalize
+from workers.engine.quantization.equalization import equalize, is_layer
 from workers.engine.quantization.grid import IntegerGrid
 from workers.engine.quantization.simulation import record
-from workers.engine.quantization.smoothing import smooth
+from workers.engine.quantization.smoothing import STRENGTHS, Smoothed, smooth
 
 
 def equalized(graph, x):
     return equalize(graph, record(graph, [x[:8]]))
+
+
+def smoothed_by(graph, values, *strengths):
+    return smooth(
+        graph, values, strengths, frozenset(layer.node for layer in graph.layers() if is_layer(layer.node)), 8
+    )
 
 
 def unevenness(layer):
@@ -74,7 +80,7 @@ def test_smoothing_takes_outliers_out_of_a_layer_norm_and_keeps_the_outputs():
     before = graph(x)[0].detach()
     norm = next(node for node in graph.module.graph.nodes if len(node.users) == 2 and node.op == "call_module")
     outliers = values[norm].abs().flatten(0, -2).amax(0)
-    assert smooth(graph, [values], 0.5) == (1, 0)
+    assert smoothed_by(graph, [values], 0.5) == Smoothed(absorbed=1)
     assert torch.allclose(graph(x)[0].detach(), before, rtol=1e-4, atol=1e-5)
     smoothed = record(graph, [x])[norm].abs().flatten(0, -2).amax(0)
     assert smoothed.max() / smoothed.min() < 0.3 * outliers.max() / outliers.min()
@@ -84,6 +90,31 @@ def test_weights_that_several_layers_share_are_left_as_they_are():
     graph, x = net("tied"), inputs_of("tied")
     before = {name: layer.module.weight.detach().clone() for name, layer in layers(graph).items()}
     assert equalized(graph, x).pairs == 0
-    done, left = smooth(graph, [record(graph, [x])], 0.5)
-    assert (done, left) == (0, 4)
+    assert smoothed_by(graph, [record(graph, [x])], 0.5) == Smoothed(left=4)
     assert all(torch.equal(layer.module.weight, before[name]) for name, layer in layers(graph).items())
+
+
+class Block(nn.Module):
+    """As in BERT: a residual reads what the first layer reads, and a GELU stands before the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(24), nn.Linear(24, 48), nn.Linear(48, 24)
+        with torch.no_grad():
+            self.norm.weight[::6] *= 40
+            self.up.weight[::5] *= 10
+
+    def forward(self, x):
+        x = self.norm(x)
+        return x + self.down(nn.functional.gelu(self.up(x)))
+
+
+def test_where_the_producer_cannot_take_the_scales_up_a_product_does_and_no_more_strength_than_helps_is_taken():
+    torch.manual_seed(0)
+    x = inputs_of("normalized")
+    graph = exported(Block(), x)
+    before = graph(x)[0].detach()
+    assert smoothed_by(graph, [record(graph, [x])], *STRENGTHS) == Smoothed(multiplied=2)
+    assert torch.allclose(graph(x)[0].detach(), before, rtol=1e-4, atol=1e-4)
+    even = exported(nn.Sequential(nn.LayerNorm(24), nn.Linear(24, 8), nn.GELU(), nn.Linear(8, 3)), x)
+    assert smoothed_by(even, [record(even, [x])], *STRENGTHS).multiplied == 0

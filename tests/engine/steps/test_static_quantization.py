@@ -235,9 +235,13 @@ def test_learned_rounding_is_nearer_than_rounding_to_nearest():
 
 def test_smoothing_helps_where_a_layer_norm_has_outliers():
     plain, smoothed = context_of("normalized"), context_of("normalized")
-    apply(net("normalized"), plain, {**STEP, "keep_float": 1})
-    apply(net("normalized"), smoothed, {**STEP, "keep_float": 1, "smooth": 0.5})
+    apply(net("normalized"), plain, {**STEP, "keep_float": 1, "smooth": None})
+    apply(net("normalized"), smoothed, {**STEP, "keep_float": 1})
     assert smoothed.figures["error"] < 0.7 * plain.figures["error"]
+    assert any(note.startswith("SmoothQuant in front of 1 groups") for note in smoothed.notes)
+    fixed = context_of("perceptron")
+    apply(net("perceptron"), fixed, {**STEP, "keep_float": 1, "smooth": 0.5})
+    assert any("smooth had no effect" in warning for warning in fixed.warnings)
 
 
 @pytest.mark.parametrize("kind", ["attention", "recurrent"])

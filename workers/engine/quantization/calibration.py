@@ -102,15 +102,13 @@ def observe(
             raise StepError(
                 f"the results of {layer_name(node)!r} are not finite on the calibration data; check its values"
             ) from error
+        if count:
+            histograms[node].count(value)
 
-    passes = [see]
-    if count:
-        passes.append(lambda node, value: histograms[node].count(value))
     with torch.no_grad():
-        for watch in passes:
-            observer = _Observer(graph.module, watch, set(values))
-            for inputs in calibration.batches():
-                observer.run(*inputs)
+        observer = _Observer(graph.module, see, set(values))
+        for inputs in calibration.batches():
+            observer.run(*inputs)
     return histograms
 
 
@@ -119,7 +117,7 @@ def choose_ranges(
 ) -> tuple[dict[fx.Node, Range], dict[str, int]]:
     """The range of each value, and how often each method was taken.
 
-    `auto` tries what the methods find on the outputs, each value by itself, and takes the one that moves them least.
+    `auto` tries what the methods find on all that reads a value, and takes what moves that least.
     """
     ranges: dict[fx.Node, Range] = {}
     taken = dict.fromkeys(RANGES, 0)
@@ -132,7 +130,7 @@ def choose_ranges(
                 distinct[name] = bounds
         best = next(iter(distinct))
         if len(distinct) > 1:
-            best = min(distinct, key=lambda name: simulation.error_of_range(value, distinct[name]))
+            best = min(distinct, key=lambda name: simulation.error_behind(value, distinct[name]))
         ranges[value] = distinct[best]
         taken[best] += 1
     return ranges, {name: times for name, times in taken.items() if times}

@@ -75,7 +75,8 @@ def _producer(value: fx.Node) -> fx.Node:
     return value
 
 
-def _origin(value: fx.Node) -> fx.Node:
+def origin_of(value: fx.Node) -> fx.Node:
+    """The op that computes a value: fused activations and ops that only move values are looked through."""
     while _fused(value) or _passes(value):
         value = source_of(value)
     return value
@@ -103,7 +104,7 @@ def place(graph: fx.Graph, layers: frozenset[fx.Node]) -> Placement:
             continue
         if trait.rereads and _producer(source_of(node)) not in integer:
             continue
-        origins = [_origin(value) for value in quantized_inputs(node, trait)]
+        origins = [origin_of(value) for value in quantized_inputs(node, trait)]
         if any(origin in integer for origin in origins) and all(
             origin in integer or origin.op == "get_attr" for origin in origins
         ):

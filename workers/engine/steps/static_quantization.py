@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -16,6 +15,7 @@ from workers.engine.graph import Graph, Layer
 from workers.engine.ops.recurrent_cells import Recurrent
 from workers.engine.quantization.alignment import align_depthwise
 from workers.engine.quantization.bias_correction import correct_biases
+from workers.engine.quantization.block_grid import BlockGrid
 from workers.engine.quantization.calibration import Calibration, find_ranges
 from workers.engine.quantization.equalization import equalize
 from workers.engine.quantization.fake_quantize import FakeQuantize
@@ -26,7 +26,7 @@ from workers.engine.quantization.placement import place, trait_of
 from workers.engine.quantization.rounding import learn_rounding
 from workers.engine.quantization.sensitivity import Sensitivity, keep_worst_float
 from workers.engine.quantization.simulation import MOST_BYTES, Simulation, bytes_per_example, record
-from workers.engine.quantization.smoothing import smooth
+from workers.engine.quantization.smoothing import STRENGTHS, smooth
 from workers.engine.quantization.storage import too_few_channels
 from workers.engine.quantization.weight_bits import stored_bits, weight_bits
 from workers.engine.steps import applies
@@ -34,8 +34,8 @@ from workers.engine.transforms.fold_batch_norm import fold_batch_norm
 
 FEW = 8
 """Examples that show how ops act."""
-TRIALS = 1024
-"""Examples, over all values, on which ranges are tried out."""
+TRIALS = 64
+"""Examples on which ranges are tried out, and on whose outputs the whole is judged."""
 CORRECTED = 256
 """Examples whose mean errors the biases take up, and on which roundings are learned."""
 
@@ -56,11 +56,11 @@ def static_quantization(step: StaticQuantization, graph: Graph, context: Context
     lowered = lower(graph, record(graph, few[0]))
     _align(graph, context)
     layers, stored = _layers(step, graph, context)
-    _prepare(step, graph, context, [record(graph, inputs) for inputs in few])
+    _prepare(step, graph, context, few, layers, width)
 
     context.progress(0.1, "finding ranges")
     placement = place(graph.module.graph, layers)
-    simulation = Simulation(graph, calibration.some(min(room, _trials(len(placement.sources)))), before)
+    simulation = Simulation(graph, calibration.some(min(room, TRIALS)), before)
     del before  # as large as the model, and the quantized copy is another
     ranges, taken = find_ranges(graph, placement, step.ranges, calibration, simulation)
     context.notes.append(_told_ranges(step, calibration, taken))
@@ -101,11 +101,6 @@ def _calibration(graph: Graph, context: Context) -> Calibration:
     return Calibration.of(graph, context)
 
 
-def _trials(values: int) -> int:
-    """Examples for trying out ranges: fewer where many values have to be tried."""
-    return max(8, min(64, TRIALS // max(values, 1)))
-
-
 def _layers(step: StaticQuantization, graph: Graph, context: Context) -> tuple[frozenset[fx.Node], frozenset[fx.Node]]:
     """The calls of the selected layers that gain by integers, and the layers that only are stored in 8 bits.
 
@@ -143,26 +138,35 @@ def _why_float(step: StaticQuantization, layer: Layer) -> str | None:
         return f"{layer.op.name} has no integer form in static quantization{advice}"
     if any(weight.dtype != torch.float32 for weight in layer.weights.values()):
         return "its weights are not float32"
+    blocks = [c for name in layer.weights for c in layer.constraints(name) if isinstance(c, BlockGrid)]
+    if blocks:
+        return f"it is in {blocks[0].bits:.3g} bits already, on grids that have no integer form in static quantization"
     return None
 
 
-def _prepare(step: StaticQuantization, graph: Graph, context: Context, values: Sequence[Mapping[fx.Node, Any]]) -> None:
-    if step.smooth is not None:
-        done, left = smooth(graph, values, step.smooth)
-        if not done:
-            context.warnings.append(
-                "smooth had no effect: there is no group of linear layers that it can be applied to"
-            )
-        context.notes.append(
-            f"SmoothQuant in front of {done} groups of linear layers; {left} could not be smoothed, "
-            "because what feeds them has no scale of its own or other readers"
-        )
+def _prepare(
+    step: StaticQuantization,
+    graph: Graph,
+    context: Context,
+    few: Sequence[Sequence[Tensor]],
+    layers: frozenset[fx.Node],
+    width: int,
+) -> None:
     if step.equalize:
-        outcome = equalize(graph, values[0])
+        outcome = equalize(graph, record(graph, few[0]))
         context.notes.append(
             f"{outcome.pairs} pairs of layers equalized; {outcome.skipped} layers had no partner, because of "
             "several readers, an op in between that does not scale, or a constraint"
         )
+    if step.smooth is not None:
+        strengths = STRENGTHS if step.smooth == "auto" else (step.smooth,)
+        smoothed = smooth(graph, [record(graph, inputs) for inputs in few], strengths, layers, width)
+        if not smoothed.all and step.smooth != "auto":
+            context.warnings.append(
+                "smooth had no effect: there is no group of linear layers that it can be applied to"
+            )
+        if smoothed.all:
+            context.notes.append(smoothed.told())
 
 
 def _told_ranges(step: StaticQuantization, calibration: Calibration, taken: Mapping[str, int]) -> str:
