@@ -13,8 +13,10 @@ Extra = Literal["ticket"]
 """Models that a step gives beside its result, as ONNX files of their own. In the alphabet they come after all formats,
 because a model's first file is the one that stands for it."""
 Runtime = Literal["auto", "cpu-avx2", "cpu-vnni", "cpu-arm", "cuda"]
-TaskKind = Literal["classification", "regression", "none"]
-Metric = Literal["accuracy", "top5_accuracy", "f1", "mse", "mae", "correlation", "cosine"]
+TaskKind = Literal["classification", "regression", "ctc", "embedding", "none"]
+Metric = Literal[
+    "accuracy", "top5_accuracy", "f1", "mse", "mae", "correlation", "cosine", "token_error_rate", "nearest_neighbor"
+]
 
 Ref = TypeVar("Ref")
 
@@ -39,11 +41,16 @@ class JobStatus(StrEnum):
 class Task(Strict):
     """What the model's outputs mean, so that quality can be measured. What is left out is inferred where it can be."""
 
-    kind: TaskKind | None = Field(None, description="inferred from the labels and the output's shape")
+    kind: TaskKind | None = Field(
+        None,
+        description="inferred from the labels and the output's shape, but for ctc (class scores over time, and padded "
+        "sequences of class numbers as labels) and embedding (vectors, and class numbers or wanted vectors as labels)",
+    )
     output: int | str | None = Field(
         None, description="index or name of the output that is judged; the first by default"
     )
     label: str | None = Field(None, description="array of the dataset that holds the labels")
+    blank: int = Field(0, ge=0, description="of ctc: the class that stands for nothing")
     metric: Metric | None = Field(None, description="the figure that targets and the verdict look at")
 
 

@@ -18,6 +18,8 @@ IGNORED = -100
 METRICS: dict[TaskKind, tuple[Metric, ...]] = {
     "classification": ("accuracy", "top5_accuracy", "f1"),
     "regression": ("mse", "mae", "correlation", "cosine"),
+    "ctc": ("token_error_rate",),
+    "embedding": ("nearest_neighbor", "cosine"),
     "none": (),
 }
 
@@ -42,6 +44,12 @@ class Form(StrEnum):
     """A class number where the model answers with one itself."""
     VALUES = "values"
     """Numbers to be met: a regression."""
+    SEQUENCES = "sequences"
+    """Class numbers in the order in which they come over time, padded: CTC."""
+    GROUPS = "groups"
+    """A class number for each vector; those of one class belong together."""
+    DIRECTIONS = "directions"
+    """A vector that each vector should point along."""
 
 
 class MismatchError(ValueError):
@@ -100,6 +108,9 @@ def check_labels(signature: Signature, dataset: DatasetSpec, task: Task, labels:
         return "none"
     output = judged_output(signature, task)
     array = label_array(output, dataset, labels)
+    if task.kind in ("ctc", "embedding"):
+        _check_unusual(task.kind, output, array, task.blank)
+        return task.kind
     kind = task.kind or ("classification" if _looks_like_classes(output, array, task) else "regression")
     same_shape = _fits(output.shape[1:], array.shape[1:])
     if kind == "regression" and not (same_shape or _one_value_each(output, array)):
@@ -138,6 +149,10 @@ def class_axis(output: TensorSpec, labels: list[ArraySpec]) -> int | None:
 
 def label_form(kind: TaskKind, answers: Shape, labels: Shape, axis: int | None, *, whole: bool, one_each: bool) -> Form:
     """`axis`: that of the classes. `whole`: the answers are integers. `one_each`: `ArraySpec.distribution`."""
+    if kind == "ctc":
+        return Form.SEQUENCES
+    if kind == "embedding":
+        return Form.GROUPS if len(labels) == 1 else Form.DIRECTIONS
     if kind != "classification":
         return Form.VALUES
     if whole:
@@ -155,8 +170,13 @@ def class_count(output: TensorSpec, axis: int | None) -> int | None:
     return size if isinstance(size, int) and size > 0 else None
 
 
-def fitting_metrics(kind: TaskKind, classes: int | None) -> tuple[Metric, ...]:
-    """Those that measure such a task; top-5 accuracy says something from six classes on."""
+def fitting_metrics(kind: TaskKind, classes: int | None, form: Form | None = None) -> tuple[Metric, ...]:
+    """Those that measure such a task; top-5 accuracy says something from six classes on.
+
+    `form`: what the labels are, where that is known.
+    """
+    if kind == "embedding" and form is not None:
+        return ("cosine",) if form is Form.DIRECTIONS else ("nearest_neighbor",)
     return tuple(name for name in METRICS[kind] if name != "top5_accuracy" or (classes is not None and classes > 5))
 
 
@@ -284,6 +304,29 @@ def _check_classes(output: TensorSpec, labels: ArraySpec) -> None:
             "",
             f"the labels {labels.name!r} go up to {high}, but the output {output.name!r} has {count} classes "
             f"(0 to {count - 1})",
+        )
+
+
+def _check_unusual(kind: TaskKind, output: TensorSpec, labels: ArraySpec, blank: int) -> None:
+    """Labels of a kind that is never inferred. Raises MismatchError where they do not fit."""
+    rank = len(output.shape)
+    if output.dtype not in FLOATS or rank != (3 if kind == "ctc" else 2):
+        wanted = "(examples, time, classes) or (time, examples, classes)" if kind == "ctc" else "(examples, values)"
+        raise MismatchError("/task/kind", f"{kind} needs an output of real numbers of shape {wanted}")
+    if kind == "embedding":
+        grouped = labels.dtype in WHOLE and len(labels.shape) == 1
+        if not grouped and not _fits(output.shape[1:], labels.shape[1:]):
+            raise _no_fit(output, labels)
+        return
+    if labels.dtype not in WHOLE or len(labels.shape) != 2:
+        raise MismatchError(
+            "", f"ctc needs whole numbers of shape (examples, length) as labels, padded with {IGNORED} or the blank"
+        )
+    classes = class_count(output, rank - 1)
+    if classes is not None and max(labels.maximum or 0, blank) >= classes:
+        raise MismatchError(
+            "",
+            f"the output {output.name!r} has {classes} classes (0 to {classes - 1}), fewer than labels or blank name",
         )
 
 

@@ -54,6 +54,8 @@ class Context:
     progress: Callable[[float, str], None]
     """Fraction of the running step and a message."""
     metric: Callable[[dict[str, float]], None]
+    blank: int = 0
+    """Of CTC: the class that stands for nothing."""
     notes: list[str] = field(default_factory=list)
     """What the running step did, left alone and why; goes into the report."""
     warnings: list[str] = field(default_factory=list)

@@ -93,6 +93,7 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
         task=task.kind,
         output=task.output,
         class_axis=task.class_axis,
+        blank=task.blank,
         seed=request.seed,
         deadline=began + STEPS_SHARE * (reporter.deadline - began),
         progress=reporter.progress,

@@ -36,6 +36,8 @@ class ResolvedTask:
     decides: bool = False
     """Whether the judged output holds scores, from which classes are chosen."""
     note: str | None = None
+    blank: int = 0
+    """Of CTC: the class that stands for nothing."""
 
 
 def resolve_task(signature: Signature, task: Task, labelled: list[tuple[str, DatasetSpec]]) -> ResolvedTask:
@@ -62,9 +64,11 @@ def resolve_task(signature: Signature, task: Task, labelled: list[tuple[str, Dat
     else:
         kind = "none"
     labels = [label_array(output, spec, name) for name, spec in labelled]
-    axis = class_axis(output, labels) if kind == "classification" else None
-    decides = kind == "classification" and output.dtype in FLOATS
-    return ResolvedTask(kind, signature.outputs.index(output), axis, class_count(output, axis), decides, note)
+    axis = class_axis(output, labels) if kind == "classification" else len(output.shape) - 1 if kind == "ctc" else None
+    decides = kind in ("classification", "ctc") and output.dtype in FLOATS
+    return ResolvedTask(
+        kind, signature.outputs.index(output), axis, class_count(output, axis), decides, note, task.blank
+    )
 
 
 def resolve_runtime(runtime: Runtime, device: torch.device) -> Runtime:

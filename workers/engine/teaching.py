@@ -53,6 +53,13 @@ class Teacher:
 
     @torch.no_grad()
     def ask(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        found = self._answers(inputs)
+        examples = max((len(x) for x in inputs if x.ndim), default=1)
+        if any(answer.shape[:1] != (examples,) for answer in found):  # such as (time, examples, classes)
+            self._cached = False
+        return found
+
+    def _answers(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.graph:
             return tuple(answers(self._asked, inputs, self.size))
         return tuple(answer.to(self._device) for answer in self._source(*(x.cpu() for x in inputs)))
@@ -69,8 +76,7 @@ class Teacher:
     def _remember(self, indices: Tensor, answers: tuple[Tensor, ...]) -> None:
         examples = len(self._known)
         if self._cache is None:
-            rows = all(answer.shape[:1] == indices.shape for answer in answers)
-            if not rows or sum(a.nbytes for a in answers) * examples > CACHED_BYTES * len(indices):
+            if sum(a.nbytes for a in answers) * examples > CACHED_BYTES * len(indices):
                 self._cached = False
                 return
             self._cache = [answer.new_empty((examples, *answer.shape[1:]), device="cpu") for answer in answers]

@@ -82,7 +82,7 @@ def _loss(graph: Graph, data: Batches, order: Tensor, size: int | None, context:
     classification = context.task == "classification"
     chance = torch.Generator(context.device).manual_seed(context.seed)
     if data.labelled:
-        target = Target(probed[context.output], labels_of(probe), classification, context.class_axis)
+        target = Target(probed[context.output], labels_of(probe), context.task, context.class_axis, context.blank)
         context.notes.append(f"taylor: gradients of the labels' loss on {len(order)} examples")
         return lambda outputs, batch: target.loss(outputs[context.output], labels_of(batch))
     context.notes.append(

@@ -128,7 +128,7 @@ def _compare(sessions: tuple[Session, Session], source: Source, batches: Batches
     task, judged, interface = conditions.task, source == "evaluate", conditions.interface
     outputs = range(len(conditions.signature.outputs))
     meters = [_meter(index, conditions) for index in outputs], [_meter(index, conditions) for index in outputs]
-    reading = Reading(conditions.form or Form.VALUES, task.class_axis)
+    reading = Reading(conditions.form or Form.VALUES, task.class_axis, blank=task.blank)
     if task.decides:
         scores = kind_of_scores(first_answers(sessions[0], batches, task.output), task.class_axis)
         reading = replace(reading, scores=scores)
@@ -138,7 +138,7 @@ def _compare(sessions: tuple[Session, Session], source: Source, batches: Batches
             side[task.output] = AgreementMeter(name, classes=axis, scores=scores)
     quality = None
     if judged and conditions.form is not None:
-        metrics = choose_metrics(task.kind, conditions.metric, task.classes)
+        metrics = choose_metrics(task.kind, conditions.metric, task.classes, conditions.form)
         best = None if interface is None else interface.best(task.output)
         if best is not None and best < FIVE:  # five best classes cannot be looked for among fewer
             metrics = [metric for metric in metrics if metric.name != "top5_accuracy"]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from modelpress.jobs import Metric as Name
 from workers.engine.measuring.reading import Judged, cosines
+from workers.engine.sequences import distances, lengths
 
 
 class Metric(ABC):
@@ -137,9 +138,37 @@ class Correlation(Metric):
         return float((xy - x * y) / spread) if spread > 0 else 0.0
 
 
+class TokenErrorRate(Metric):
+    """Edits by which sequences are off, for each class that is wanted; of characters or words, as the classes are."""
+
+    name = "token_error_rate"
+    rises = False
+
+    def statistics(self, judged: Judged) -> NDArray:
+        edits = distances(judged.given, judged.wanted)
+        return np.stack([edits, lengths(judged.wanted)], 1).astype(np.float64)
+
+    def of(self, mean: NDArray) -> float:
+        return float(mean[0] / mean[1]) if mean[1] > 0 else float(mean[0] > 0)
+
+
+class NearestNeighbor(Share):
+    """The share of vectors whose nearest other, by the cosine, among those of their batch has the same label."""
+
+    name = "nearest_neighbor"
+
+    def right(self, judged: Judged) -> NDArray:
+        norms = np.linalg.norm(judged.given, axis=1, keepdims=True)
+        unit = judged.given / np.maximum(norms, np.finfo(np.float64).tiny)
+        near = unit @ unit.T
+        np.fill_diagonal(near, -np.inf)
+        return np.asarray(judged.wanted[near.argmax(1)] == judged.wanted)
+
+
 METRICS: dict[Name, Metric] = {
     metric.name: metric
     for metric in (
         Accuracy(), Top5Accuracy(), F1(), MeanSquaredError(), MeanAbsoluteError(), Correlation(), Cosine(),
+        TokenErrorRate(), NearestNeighbor(),
     )
 }  # fmt: skip

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from modelpress.jobs import Metric as Name
 from modelpress.jobs import TaskKind
-from modelpress.matching import fitting_metrics
+from modelpress.matching import Form, fitting_metrics
 from modelpress.report import Quality
 from workers.engine.errors import InvalidDataError
 from workers.engine.measuring.metrics import METRICS, Metric, Share
@@ -59,12 +59,12 @@ class QualityMeter:
         return metric.of(before / n), metric.of(after / n)
 
 
-def choose_metrics(kind: TaskKind, wanted: Name | None, classes: int | None) -> list[Metric]:
-    """The metric that is judged, then the others that fit the task.
+def choose_metrics(kind: TaskKind, wanted: Name | None, classes: int | None, form: Form | None = None) -> list[Metric]:
+    """The metric that is judged, then the others that fit the task. `form`: what the labels are, where it is known.
 
     Raises InvalidDataError where the wanted metric does not.
     """
-    names = list(fitting_metrics(kind, classes))
+    names = list(fitting_metrics(kind, classes, form))
     if wanted is not None:
         if wanted not in names:
             raise InvalidDataError(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from modelpress.matching import IGNORED, Form
 from workers.engine.losses import Scores, as_rows, scores_of
+from workers.engine.sequences import collapsed, packed
 
 LARGEST = 1e30
 
@@ -38,11 +39,18 @@ class Reading:
     axis: int | None = None
     """Of the answers, which holds the classes."""
     scores: Scores = Scores.LOGITS
+    blank: int = 0
+    """Of CTC: the class that stands for nothing."""
 
     def __call__(self, output: NDArray, labels: NDArray) -> Judged:
         n = len(output)
-        if self.form is Form.VALUES:
+        if self.form in (Form.VALUES, Form.DIRECTIONS):
             return Judged(_flat(output), _flat(labels))
+        if self.form is Form.GROUPS:
+            return Judged(_flat(output), labels.astype(np.int64)[:, None])
+        if self.form is Form.SEQUENCES:
+            rows = output if n == len(labels) else output.swapaxes(0, 1)  # or time comes first
+            return Judged(collapsed(predictions(rows), self.blank), packed(labels.astype(np.int64), self.blank))
         if self.form is Form.CHOICES:
             given, wanted = output.reshape(n, -1).astype(np.int64), labels.reshape(n, -1).astype(np.int64)
             return Judged(given, wanted, int(max(given.max(initial=0), wanted.max(initial=0))) + 1)

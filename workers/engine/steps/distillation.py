@@ -89,7 +89,7 @@ class Imitation:
         self.step, self.teacher, self.inner = step, teacher, inner
         self.watched: tuple[fx.Node, ...] = tuple(node for found in inner for node in found.mine)
         self.judged = context.output
-        self.classification = context.task == "classification"
+        self.classification = context.task in ("classification", "ctc")
         probed = answers(teacher.ask, probe.inputs, size)
         self.spread = {index: spread_of(found) for index, found in enumerate(probed) if found.is_floating_point()}
         if not self.spread:
@@ -105,7 +105,7 @@ class Imitation:
         teacher.watch([node for found in inner for node in found.theirs])
         self.target = None
         if step.label_weight:
-            self.target = Target(probed[self.judged], labels_of(probe), self.classification, self.axis)
+            self.target = Target(probed[self.judged], labels_of(probe), context.task, self.axis, context.blank)
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for found in self.inner for parameter in found.parameters()]

@@ -39,7 +39,7 @@ class Labels:
         probed = answers(graph, probe.inputs, size)[self.judged]
         if not probed.is_floating_point():
             raise StepError("fine_tuning needs an output of real numbers: name the class scores in task.output")
-        self.target = Target(probed, labels_of(probe), context.task == "classification", context.class_axis)
+        self.target = Target(probed, labels_of(probe), context.task, context.class_axis, context.blank)
 
     def parameters(self) -> list[nn.Parameter]:
         return []
