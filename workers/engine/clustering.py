@@ -12,7 +12,7 @@ from workers.engine.encodings import Codebook, Encoding
 
 ROUNDS = 300
 """Of k-means; it mostly stands still after some tens."""
-NODES = 1024
+NODES = 2048
 """Bytes of a file, about, that unfolding indices takes: what saves less is stored as plain numbers."""
 
 
