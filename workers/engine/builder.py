@@ -18,6 +18,7 @@ from modelpress.models import TensorSpec
 from workers.engine.dtypes import WORD_OF_TORCH
 from workers.engine.errors import InvalidModelError
 from workers.engine.graph import Graph, Header
+from workers.engine.naming import unfolded_weight
 from workers.engine.ops.base import ANY, FEW, op_of_function
 from workers.engine.stored_forms import StoredForms
 from workers.engine.transforms.raising import raise_patterns
@@ -112,6 +113,8 @@ class GraphBuilder:
             maker = value.args[0] if value.target is operator.getitem else value
             if isinstance(maker, fx.Node):
                 maker.meta.setdefault("node", node)
+        elif isinstance(value, Tensor) and self.forms.unfolds(value):
+            self.name(value, unfolded_weight(name))
 
     def rename(self, node: fx.Node, layer: str) -> None:
         self._layer_names.discard(node.meta["layer"])
@@ -164,6 +167,8 @@ class GraphBuilder:
         self._tensors[node] = result
         names = (self.name_of(self._tensors[source]) for source in node.all_input_nodes)
         name = next(filter(None, names), None) or node.meta.get("value")
+        if "value" in node.meta and isinstance(result, Tensor) and self.forms.unfolds(result):
+            name = unfolded_weight(node.meta["value"])
         if name is not None:
             self._names[id(result)] = name
 
@@ -246,7 +251,7 @@ class GraphBuilder:
         op = op_of_function(function)
         unfolded = self.forms.computed(function, args, result)
         anew = op is not None and op.folds == ANY
-        if (unfolded or anew) and id(args[0]) in self._names:
+        if (unfolded or anew) and id(args[0]) in self._names and not self.forms.unfolds(result):
             self._names[id(result)] = self._names[id(args[0])]
             if anew and result.dim() == 2 and result.shape == args[0].shape[::-1] and torch.equal(result, args[0].t()):
                 self._transposed[id(result)] = args[0]

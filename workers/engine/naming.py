@@ -6,6 +6,13 @@ import re
 
 WEIGHT = re.compile(r"(.+)\.weight(_ih)?(_quantized|_half|_packed|_values|_codebook)?", re.DOTALL)
 """torch's names for weights, ours for recurrent ones, and those of their stored forms."""
+UNFOLDED = re.compile(r"_(values|unscaled|turned)$")
+"""What the engine adds to the name of a weight for nodes that unfold it."""
+
+
+def unfolded_weight(value: str) -> str:
+    """The name of the weight that a node of ours unfolds, from the name of what the node gives."""
+    return UNFOLDED.sub("", value)
 
 
 def layer_of_weight(weight: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from workers.engine.encodings import IN_BYTES
 from workers.engine.ops.base import Op, register
 from workers.engine.ops.linear import Projection
 
@@ -48,6 +49,9 @@ class MatMulNBits(Op):
             zero = rows if zero_point.is_floating_point() else unpacked(rows, bits)[:, :blocks]
             zero = zero.unsqueeze(-1)
         weight = ((values - zero) * scale.unsqueeze(-1)).to(scale.dtype).flatten(1)[:, :inside].contiguous()
+        graph.keep(weight)
+        if int(node.attribute("accuracy_level", 0)) == IN_BYTES:
+            graph.forms.blocks(weight, scale.unsqueeze(-1), torch.as_tensor(zero), block)
         bias = node.optional_weight(5)
         if NOTE not in graph.notes:
             graph.notes.append(NOTE)
