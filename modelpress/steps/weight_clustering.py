@@ -1,8 +1,10 @@
+import math
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from modelpress.steps.base import Data, LayerSelection, Stage
+from modelpress.steps.forecast import Forecast
 from modelpress.steps.training import TaughtStep
 
 
@@ -31,3 +33,6 @@ class WeightClustering(TaughtStep):
 
     def data_needed(self) -> Data:
         return Data.UNLABELLED if self.train else Data.NONE
+
+    def foresee(self, before: Forecast) -> Forecast:
+        return before.stored(2 ** math.ceil(math.log2(math.log2(self.values))))

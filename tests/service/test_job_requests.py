@@ -296,6 +296,7 @@ async def test_an_illegal_order_is_refused_with_the_reason(
         ([{"step": "depth_pruning", "blocks": 1}], 1000),
         ([{"step": "half_precision", "layers": {"include": ["head"]}}], 1000),
         ([{"step": "magnitude_pruning", "sparsity": 0.9}], 1000),
+        ([{"step": "weight_clustering", "values": 16}], 125),
     ],
 )
 async def test_what_is_removed_is_foreseen(
