@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from workers.engine.encodings import Encoding, ScaledIntegers
+from workers.engine.encodings import Encoding
 from workers.engine.packed_encodings import PackedIntegers
 from workers.engine.quantization.blocks import as_rows, order_of
 from workers.engine.quantization.grid import SMALLEST_SCALE
@@ -16,8 +16,6 @@ from workers.engine.quantization.learned_scale import LearnedScale, inner_axes
 TRIED = 32
 """Steps that are tried for each channel, from the one that just holds its largest weight down to a fifth of that."""
 LEAST = 0.2
-PACKED = (2, 3, 4)
-"""Bits of grids whose integers share bytes in a file."""
 
 
 class _OnGrid(torch.autograd.Function):
@@ -61,7 +59,7 @@ def calmed(value: Tensor, values: int, high: int) -> Tensor:
 
 
 class LearnedGrid(LearnedScale):
-    """weight → step × integer, of 2 to 8 bits; the step is trained. Zero stays zero.
+    """weight → step × integer, of few bits; the step is trained. Zero stays zero.
 
     Unless it is `even`, there is one integer more on the negative side, -2, -1, 0 and 1 of two bits: a channel whose
     large weights are positive has a negative step.
@@ -71,7 +69,7 @@ class LearnedGrid(LearnedScale):
         super().__init__(start, axes)
         self.width = width
         self.even = even
-        self.bits = float(width) if width in PACKED else 8.0
+        self.bits = float(width)
 
     @classmethod
     def fit(cls, weight: Tensor, axes: tuple[int, ...], width: int, *, even: bool = False) -> Self:
@@ -86,7 +84,7 @@ class LearnedGrid(LearnedScale):
                 moved = ((weight / step).round().clamp(low, high) * step - weight).square().sum(inner, keepdim=True)
                 best, error = torch.where(moved < error, step, best), torch.minimum(moved, error)
         empty = largest == 0
-        usual = torch.ones(()) if bool(empty.all()) else best[~empty].abs().mean()
+        usual = best.new_ones(()) if bool(empty.all()) else best[~empty].abs().mean()
         return cls(torch.where(empty, usual, best), axes, width, even=even)
 
     @property
@@ -104,8 +102,6 @@ class LearnedGrid(LearnedScale):
     def encode(self, weight: Tensor) -> Encoding:
         low, _ = self.bounds
         integers, scale = self.integers(weight), self.scale.detach()
-        if self.width not in PACKED:
-            return ScaledIntegers(integers.to(torch.int8), scale)
         values = as_rows(integers - low, self.axes).unsqueeze(1).to(torch.uint8)
         order = order_of(self.axes, weight.dim())
         return PackedIntegers(values, scale.reshape(-1, 1, 1), -low, self.width, tuple(weight.shape), order)

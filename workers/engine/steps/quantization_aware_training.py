@@ -7,11 +7,13 @@ from dataclasses import replace
 
 from modelpress.steps.quantization_aware_training import QuantizationAwareTraining
 from modelpress.steps.static_quantization import StaticQuantization
+from workers.engine.constraints import Constraint
 from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
 from workers.engine.quantization.edges import edge_layers
-from workers.engine.quantization.few_bits import constrain_all, none_left, weights_for
+from workers.engine.quantization.few_bits import Weight, constrain_all, none_left, weights_for
+from workers.engine.quantization.grid import IntegerGrid
 from workers.engine.quantization.learned_ranges import begin_learning, end_learning
 from workers.engine.quantization.learned_steps import LearnedGrid
 from workers.engine.selection import selected
@@ -77,9 +79,7 @@ def _in_few_bits(step: QuantizationAwareTraining, graph: Graph, context: Context
     """Put weights that are computed with as floats on grids of few bits. Names the layers that have such weights."""
     layers = [layer for layer in selected(step.layers, graph) if layer.name not in integer]
     weights = weights_for(layers, graph, context, lambda edge: _bits(step, edge=edge))
-    constrain_all(
-        weights, lambda weight: LearnedGrid.fit(weight.value, weight.axes, _bits(step, edge=weight.edge), even=False)
-    )
+    constrain_all(weights, lambda weight: _grid(weight, _bits(step, edge=weight.edge)))
     for weight in weights:
         context.untouched.pop(weight.layer.name, None)
     if weights:
@@ -91,6 +91,13 @@ def _in_few_bits(step: QuantizationAwareTraining, graph: Graph, context: Context
             "and computed with as floats"
         )
     return {weight.layer.name for weight in weights}
+
+
+def _grid(weight: Weight, bits: int) -> Constraint:
+    """Eight bits have nothing to learn: their steps are small whatever they are, and tables of embeddings are large."""
+    if bits == EDGE_BITS:
+        return IntegerGrid.fit(weight.value, weight.axes, bits, folded=True)
+    return LearnedGrid.fit(weight.value, weight.axes, bits)
 
 
 def _part(progress: Callable[[float, str], None], start: float, end: float) -> Callable[[float, str], None]:
