@@ -20,7 +20,16 @@ from workers.engine.selection import selected
 from workers.engine.steps import applies
 from workers.engine.steps.distillation import distil
 from workers.engine.transforms.adding import results_of
-from workers.engine.transforms.clipping import BOUNDED, Bounded, bound, freeze_bounds, learn_bound, name_of, result_of
+from workers.engine.transforms.clipping import (
+    BOUNDED,
+    Bounded,
+    bound,
+    bounds_of,
+    freeze_bounds,
+    learn_bound,
+    name_of,
+    result_of,
+)
 
 JUDGED = 64
 """Examples on which it is measured how far the answers move."""
@@ -123,12 +132,12 @@ def _narrower(node: fx.Node, bounds: Bounds, name: str, context: Context) -> boo
     if low is not None and high is not None and not low < high:
         context.untouched[name] = "it is 0 for all of the data"
         return False
-    if name_of(node) == "Clip" and not any(isinstance(argument, fx.Node) for argument in node.args[1:]):
-        own = (*node.args[1:], None, None)[:2]
-        lower = low is not None and (own[0] is None or low > own[0])  # type: ignore[operator]
-        upper = high is not None and (own[1] is None or high < own[1])  # type: ignore[operator]
+    own = bounds_of(node)
+    if own is not None:
+        lower = low is not None and (own[0] is None or low > own[0])
+        upper = high is not None and (own[1] is None or high < own[1])
         if not lower and not upper:
-            context.untouched[name] = f"it is bounded already, {_said(*own)}"  # type: ignore[arg-type]
+            context.untouched[name] = f"it is bounded already, {_said(*own)}"
             return False
     return True
 

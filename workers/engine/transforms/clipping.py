@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -130,14 +131,30 @@ def is_output(graph: Graph, node: fx.Node) -> bool:
 
 
 def bound(graph: Graph, node: fx.Node, low: float | None, high: float | None) -> None:
-    """Clip a value, in place. A ReLU in front of it becomes part of the clip, which runtimes fold into the layer."""
+    """Clip a value, in place. A ReLU or clip that makes it becomes part of it, which runtimes fold into the layer."""
     nodes = graph.module.graph
     source: Any = node
-    if name_of(node) == "Relu" and (low is None or low <= 0):
-        source, low = node.args[0], 0.0
+    before = bounds_of(node)
+    if before is not None:
+        source = node.args[0]
+        low, high = _tightest(max, low, before[0]), _tightest(min, high, before[1])
     with nodes.inserting_after(node):
         made = nodes.call_function(clip, (source, low, high))
     _take_place(graph, node, made, source)
+
+
+def bounds_of(node: fx.Node) -> tuple[float | None, float | None] | None:
+    """Of what a ReLU or a clip with constants gives; None for all other values."""
+    if name_of(node) == "Relu":
+        return 0.0, None
+    if name_of(node) != "Clip" or any(isinstance(argument, fx.Node) for argument in node.args[1:]):
+        return None
+    low, high = (*node.args[1:], None, None)[:2]
+    return cast("float | None", low), cast("float | None", high)
+
+
+def _tightest(choose: Callable[[float, float], float], one: float | None, other: float | None) -> float | None:
+    return other if one is None else one if other is None else choose(one, other)
 
 
 def learn_bound(graph: Graph, node: fx.Node, leaf: Bounded) -> fx.Node:
