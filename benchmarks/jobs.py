@@ -35,6 +35,7 @@ def run_job(
     run_dir: Path,
     *,
     threads: int = 1,
+    teacher: Path | None = None,
     **request: Any,
 ) -> tuple[RunResult, float]:
     """Compress a model in a new folder `run_dir`; `data` by use, `request` as in a job. The result and its seconds."""
@@ -42,13 +43,16 @@ def run_job(
     shutil.copy(model, run_dir / "in" / "model")
     for use, arrays in data.items():
         np.savez(run_dir / "in" / f"{use}.npz", **arrays)
-    job = {
+    job: dict[str, Any] = {
         "kind": "compress",
         "model": {"path": "in/model", "filename": model.name},
         "data": {use: {"path": f"in/{use}.npz", "filename": f"{use}.npz"} for use in data},
         "request": {"recipe": list(recipe), "budget": {"seconds": 7200}} | request,
         "limits": {"threads": threads},
     }
+    if teacher is not None:
+        shutil.copy(teacher, run_dir / "in" / "teacher")
+        job["teacher"] = {"path": "in/teacher", "filename": teacher.name}
     (run_dir / "job.json").write_text(json.dumps(job))
     began = time.monotonic()
     return run(run_dir, lambda _: None), time.monotonic() - began

@@ -16,6 +16,7 @@ from tests.engine.steps.nets import (
     trained,
     zeros,
 )  # fmt: skip
+from workers.engine.constraints import Constraint
 from workers.engine.errors import InvalidDataError, StepError
 from workers.engine.writers.onnx import write_onnx
 
@@ -127,3 +128,38 @@ def test_labels_of_the_wrong_shape_are_refused():
 def test_without_labels_it_points_to_distillation():
     with pytest.raises(StepError, match="distillation"):
         apply(trained("attention"), context_for("attention", train="unlabelled"), TUNED)
+
+
+def test_it_stops_where_the_held_out_loss_no_longer_falls():
+    """Random labels can only be learnt by heart."""
+    data = data_of("convolutional")
+    chance = torch.randint(CLASSES, data.labels.shape, generator=torch.Generator().manual_seed(0))
+    context = context_for("convolutional", train=data_with(chance))
+    step = TUNED | {"epochs": 200, "learning_rate": 1e-2, "patience": 3}
+    apply(trained("convolutional"), context, step)
+    assert context.figures["updates"] < 60 * 11
+    assert "stopped as the held-out loss no longer fell" in context.notes[-1]
+
+
+class Stretched(Constraint):
+    """A weight times a factor, which learns at a pace of its own, or not at all."""
+
+    def __init__(self, pace):
+        super().__init__()
+        self.factor, self.rates = nn.Parameter(torch.ones(())), {"factor": pace}
+
+    def forward(self, weight):
+        return weight * self.factor
+
+
+def test_parameters_of_constraints_learn_at_their_own_pace():
+    def moved(pace):
+        graph = trained("convolutional")
+        constraint = Stretched(pace)
+        next(layer for layer in graph.layers() if layer.name == "stem").constrain("weight", constraint)
+        step = TUNED | {"epochs": 1, "learning_rate": 1e-4, "validation": 0, "weight_decay": 0.5}
+        graph = apply(graph, context_for("convolutional"), step)
+        return abs(float(constraint.factor) - 1)
+
+    assert moved(0.0) == 0.0
+    assert moved(100.0) > 20 * moved(1.0) > 0

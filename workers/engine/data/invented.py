@@ -15,6 +15,7 @@ from workers.engine.data.batches import SyntheticBatches, shape_of
 from workers.engine.data.guesses import guess
 from workers.engine.data.inversion import Inversion, Inverted
 from workers.engine.graph import Graph
+from workers.engine.ops.convolution import Conv
 
 TO_CALIBRATE, TO_TRAIN = 256, 1024
 """Examples, where they are small."""
@@ -23,9 +24,10 @@ PROBED = 2
 MOST_SECONDS, SHARE = 180.0, 0.25
 """That making them up may take; of the time that is left."""
 FOLDED = (
-    "the model has no batch norms that would tell what it was trained on (exporters fold them into the layers before: "
-    "upload a file that still has them, or some hundred real inputs)"
+    "; the model has no batch norms that would tell what it was trained on (exporters fold them into the layers "
+    "before: upload a file that still has them, or some hundred real inputs)"
 )
+OUT_OF_REACH = "; no gradient comes from the model's batch norms to its inputs"
 
 
 class InventedBatches(SyntheticBatches):
@@ -58,8 +60,8 @@ class InventedBatches(SyntheticBatches):
             return plain.inputs
         inversion = Inversion(self._graph, device, size, self._classes)
         if not inversion.usable(_some(guessed, size or PROBED)):
-            why = FOLDED if not inversion.norms else "no gradient comes from the model's batch norms to its inputs"
-            self._news.append(f"no data: {examples} made-up inputs, {', '.join(g.told for g in guesses)}; {why}")
+            told = f"no data: {examples} made-up inputs, {', '.join(g.told for g in guesses)}"
+            self._news.append(told + (OUT_OF_REACH if inversion.norms else FOLDED if self._convolves() else ""))
             return guessed
         inverted = inversion.run(guessed, min(MOST_SECONDS, SHARE * (self._deadline - time.monotonic())))
         self._news.append(_told(inverted, examples))
@@ -69,6 +71,10 @@ class InventedBatches(SyntheticBatches):
         """How they were made, told once."""
         told, self._news = self._news, []
         return told
+
+    def _convolves(self) -> bool:
+        """Whether it may have had batch norms that are folded by now."""
+        return any(isinstance(leaf, Conv) for leaf in self._graph.module.modules())
 
     @torch.no_grad()
     def _runs(self, inputs: list[Tensor], device: torch.device) -> bool:
