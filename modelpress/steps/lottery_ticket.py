@@ -14,7 +14,9 @@ class LotteryTicket(TaughtStep):
 
     step: Literal["lottery_ticket"] = "lottery_ticket"
     sparsity: float = Field(0.8, gt=0, lt=1, description="share of the selected weights that is zero in the end")
-    round_share: float = Field(0.2, gt=0, lt=1, description="share of what is left that goes in each round")
+    round_share: float = Field(
+        0.2, gt=0, lt=1, description="share of what is left that goes in each round, nearly: all of them take the same"
+    )
     scope: Literal["global", "layer"] = Field(
         "global", description="one threshold for all layers, or the same sparsity in each"
     )

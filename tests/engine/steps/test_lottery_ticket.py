@@ -28,7 +28,7 @@ def test_rounds_reach_the_sparsity_and_tell_how_each_did(kind):
     context = context_for(kind, progress=lambda fraction, message: told.append((fraction, message)))
     graph = apply(trained(kind), context, TICKET | {"sparsity": 0.85, "label_weight": 1.0})
     assert share_of_zeros(graph) == pytest.approx(0.85, abs=0.01)
-    assert context.series["kept"] == pytest.approx([1, 0.5, 0.25, 0.15])
+    assert context.series["kept"] == pytest.approx([1, 0.15 ** (1 / 3), 0.15 ** (2 / 3), 0.15])
     assert len(context.series["accuracy"]) == len(context.series["loss"]) == 4
     assert context.figures["rounds"] == 3
     assert accuracy(graph, kind) > 0.7

@@ -86,10 +86,10 @@ class Beginning:
 
 
 def _shares(step: LotteryTicket, start: float) -> list[float]:
-    """Of zeros, after each round; the last one is what was asked for."""
+    """Of zeros, after each round; in as many rounds as come nearest to the share that goes in each."""
     left, wanted = 1 - start, 1 - step.sparsity
-    rounds = max(1, math.ceil(math.log(wanted / left) / math.log(1 - step.round_share) - 1e-9))
-    return [1 - left * (1 - step.round_share) ** done for done in range(1, rounds)] + [step.sparsity]
+    rounds = max(1, round(math.log(wanted / left) / math.log(1 - step.round_share)))
+    return [1 - left * (wanted / left) ** (done / rounds) for done in range(1, rounds + 1)]
 
 
 def _train(
