@@ -1,7 +1,16 @@
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidatorFunctionWrapHandler,
+)
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_wrap_validator_function
 
 from app.web.fields import DatasetId, JobId, ModelId, Timestamp
 from modelpress.jobs import JobData, JobStatus, Labels, Progress, Recipe, Task
@@ -10,6 +19,19 @@ from modelpress.steps import AnyStep, Data
 
 Queue = Literal["cpu", "gpu"]
 Use = Literal["train", "calibrate", "evaluate"]
+
+
+class OrAuto:
+    """Marks a list that may also be the word `auto`, which is read as the empty list that nothing else can be."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def read(value: Any, steps: ValidatorFunctionWrapHandler) -> Any:
+            return [] if value == "auto" else steps(value)
+
+        return no_info_wrap_validator_function(read, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [handler(schema), {"const": "auto", "type": "string"}]}
 
 
 class JobRequest(Recipe):
@@ -35,6 +57,9 @@ class JobRequest(Recipe):
         }
     )
 
+    recipe: Annotated[list[AnyStep], Field(min_length=1, max_length=16), OrAuto()] = Field(
+        description="steps in their order; auto: by the model's kind, its data and the targets: see `resolved_recipe`"
+    )
     model: ModelId
     teacher: ModelId | None = Field(None, description="what distillation learns from; the model itself by default")
     data: JobData[DatasetId] = JobData[DatasetId]()

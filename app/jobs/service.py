@@ -7,6 +7,7 @@ from app.context import Caller
 from app.datasets.repository import DatasetRepository
 from app.db.tables import FINAL
 from app.db.tables import Job as JobRow
+from app.jobs.auto import resolved
 from app.jobs.material import gather
 from app.jobs.plan import dataset_ids, make_plan
 from app.jobs.repository import JobRepository, Outcome
@@ -19,7 +20,8 @@ from modelpress.report import Report
 
 
 async def plan(caller: Caller, request: JobRequest) -> Plan:
-    return make_plan(request, await gather(caller, request))
+    material = await gather(caller, request)
+    return make_plan(resolved(request, material.model), material)
 
 
 async def create(caller: Caller, request: JobRequest, idempotency_key: str | None, wait: float) -> Job:
@@ -53,7 +55,10 @@ async def _replayed(caller: Caller, request: JobRequest, idempotency_key: str) -
 
 
 async def _insert(caller: Caller, request: JobRequest, idempotency_key: str | None) -> UUID:
-    await plan(caller, request)
+    material = await gather(caller, request)
+    digest = request.digest()
+    request = resolved(request, material.model)
+    make_plan(request, material)
     row = JobRow(
         kind="compress",
         queue=request.queue,
@@ -64,7 +69,7 @@ async def _insert(caller: Caller, request: JobRequest, idempotency_key: str | No
         labels=request.labels,
         deadline_seconds=request.budget.seconds,
         idempotency_key=idempotency_key,
-        request_digest=request.digest() if idempotency_key else None,
+        request_digest=digest if idempotency_key else None,
     )
     async with caller.services.sessions() as session:
         if not await DatasetRepository(session, caller.tenant_id).hold(set(dataset_ids(request).values())):

@@ -1,7 +1,7 @@
 """`modelpress compress`: upload, run, show, download, and say how it went by the exit code."""
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -27,7 +27,7 @@ def compress(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="a model's file or folder, or the id of one that is there (mdl_…)")],
     recipe: Annotated[
-        str, typer.Option("--recipe", "-r", help="steps as step:option=value,step…, as JSON, or a .json file")
+        str, typer.Option("--recipe", "-r", help="steps as step:option=value,step…, as JSON, a .json file, or auto")
     ],
     data: Annotated[
         list[str] | None,
@@ -92,10 +92,12 @@ def compress(
     raise typer.Exit(ERROR if absent else exit_code(report))
 
 
-def read_options(recipe: str, data: list[str], formats: list[str]) -> tuple[list[AnyStep], dict[str, str]]:
+def read_options(
+    recipe: str, data: list[str], formats: list[str]
+) -> tuple[list[AnyStep] | Literal["auto"], dict[str, str]]:
     """Everything that can be wrong before the first byte is sent."""
     try:
-        steps = read_recipe(recipe)
+        steps: list[AnyStep] | Literal["auto"] = "auto" if recipe == "auto" else read_recipe(recipe)
     except RecipeError as error:
         raise typer.BadParameter(str(error), param_hint="--recipe") from None
     for name in formats:

@@ -18,7 +18,7 @@ from modelpress.steps import Step
 T = TypeVar("T")
 Answer = Callable[[httpx.Response], T]
 
-RecipeLike = Sequence[Step | Mapping[str, Any]]
+RecipeLike = Sequence[Step | Mapping[str, Any]] | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ def plan_job(model: str, recipe: RecipeLike, options: JobOptions) -> Call[Plan]:
 
 def job_request(model: str, recipe: RecipeLike, options: JobOptions) -> dict[str, Any]:
     given = {key: plain(value) for key, value in options.items()}
-    return {"model": model, "recipe": [plain(step) for step in recipe], **given}
+    steps = recipe if isinstance(recipe, str) else [plain(step) for step in recipe]
+    return {"model": model, "recipe": steps, **given}
 
 
 def job_action(job_id: str, action: str) -> Call[Job]:

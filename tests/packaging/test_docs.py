@@ -75,6 +75,7 @@ def test_the_recipes(service: Service, checkout: Path) -> None:
     said = run(["bash", "-euo", "pipefail", "-c", program], service, checkout).splitlines()
     unpack(checkout / "lenet5.packed", checkout / "lenet5.small.onnx")
     assert 15 * (checkout / "lenet5.packed").stat().st_size < (EXAMPLE / "lenet5.onnx").stat().st_size
+    assert said.pop(0) == "0.35"
     assert "'targets_met': True" in said[0]
     assert said[1:3] == ["teacher", "True"]
     assert "made-up" in said[3]

@@ -95,3 +95,12 @@ def test_without_labels_a_ruined_result_is_told_by_its_answers(client: Client, l
     assert report.quality is None
     assert report.verdict is Verdict.DEGRADED
     assert "answers as the original does for only" in report.reasons[0]
+
+
+def test_without_a_recipe_the_model_gets_smaller_all_the_same(client: Client, lenet: Model, evaluate: Dataset) -> None:
+    job = client.wait_job(client.create_job(lenet.id, "auto", data={"evaluate": evaluate.id}).id, timeout=240)
+    assert [step["step"] for step in job.recipe] == ["static_quantization"]
+    report = client.report(job.id)
+    assert report.verdict is Verdict.PASSED, report.reasons
+    assert report.size_ratio > 2.5
+    assert any("made-up" in warning for warning in report.warnings), "it says on what it was calibrated"
