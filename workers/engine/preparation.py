@@ -24,6 +24,7 @@ from workers.engine.inspection import Checked, check_reading, signature
 from workers.engine.job_data import JobBatches
 from workers.engine.measuring.figures import Conditions
 from workers.engine.measuring.quality import choose_metrics
+from workers.engine.ops.normalization import BatchNorm
 from workers.engine.originals import open_model, runnable
 from workers.engine.reporter import Reporter
 from workers.engine.runtime import open_session
@@ -85,7 +86,7 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
         teacher[0].module.eval().to(device)
     context = Context(
         train=data.get("train"),
-        calibrate=_calibration(spec, data, original, conditions, reporter),
+        calibrate=_calibration(spec, data, _experienced(original, teacher and teacher[0]), conditions, reporter),
         teacher=original if teacher is None else teacher[0],
         original=original,
         device=device,
@@ -149,8 +150,14 @@ def _read_teacher(teacher: ModelFile, run_dir: Path, names: Signature) -> tuple[
     return graph, runnable(graph, format_, teacher, run_dir, "teacher")
 
 
+def _experienced(original: Graph, teacher: Graph | None) -> Graph:
+    """The graph whose batch norms tell what real inputs are: the teacher's where it has any."""
+    norms = teacher is not None and any(isinstance(leaf, BatchNorm) for leaf in teacher.module.modules())
+    return teacher if teacher is not None and norms else original
+
+
 def _calibration(
-    spec: Compress, data: dict[str, Batches], original: Graph, conditions: Conditions, reporter: Reporter
+    spec: Compress, data: dict[str, Batches], experienced: Graph, conditions: Conditions, reporter: Reporter
 ) -> Batches:
     found = data.get("calibrate") or data.get("train")
     if found is not None:
@@ -163,7 +170,7 @@ def _calibration(
     seed, free, left = conditions.seed, conditions.free, conditions.deadline
     task = conditions.task
     classes = (task.output, task.class_axis) if task.decides and task.class_axis is not None else None
-    return InventedBatches(original, seed=seed, free=free, deadline=left, train=trains, classes=classes)
+    return InventedBatches(experienced, seed=seed, free=free, deadline=left, train=trains, classes=classes)
 
 
 def _seed(seed: int) -> None:

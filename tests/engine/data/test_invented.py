@@ -55,7 +55,7 @@ def test_batch_norms_see_the_statistics_that_they_keep(from_norms):
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) * 2 + 1
     assert statistics_off(graph, x) < 0.15 < statistics_off(graph, noise)
     (told,) = from_norms.news()
-    assert "2 batch norms of the original" in told
+    assert "2 batch norms see the statistics of the training" in told
     assert not from_norms.news()
 
 
@@ -168,7 +168,7 @@ def test_a_net_of_one_batch_size_gets_whole_batches():
     batches = invented(graph)
     assert batches.examples % 24 == 0
     graph(taken(batches)[0][:24])
-    assert "batch norms of the original" in batches.news()[0]
+    assert "1 batch norms see" in batches.news()[0]
 
 
 class Batched(nn.Module):
@@ -195,6 +195,25 @@ def test_a_recipe_without_data_says_how_its_inputs_were_made(tmp_path):
     notes = [note for step in result.report.steps for note in step.notes if "no data: 1024 made-up inputs" in note]
     assert len(notes) == 1
     assert result.report.quality.result > result.report.quality.original - 0.08
+
+
+def test_an_untrained_student_learns_without_data_from_the_batch_norms_of_an_uploaded_teacher(tmp_path):
+    torch.manual_seed(0)
+    student = nn.Sequential(
+        nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4)
+    )
+    test = data_of("convolutional", "test")
+    step = {"step": "distillation", "epochs": 30, "learning_rate": 1e-2, "features": True, "attention": True}
+    result, _ = compress(
+        tmp_path / "run", write_onnx(exported(student, test.inputs[:2])), [step],
+        data={"evaluate": (test.inputs.numpy(), test.labels.numpy())}, teacher=write_onnx(trained("convolutional")),
+    )  # fmt: skip
+    assert result.error is None, result.error
+    notes = result.report.steps[0].notes
+    assert any("matched too, by depth" in note for note in notes)
+    assert any("where the convolutions of 1 resolutions look" in note for note in notes)
+    assert any("2 batch norms" in note for note in notes)
+    assert result.report.quality.result > result.report.quality.original + 0.3
 
 
 def test_real_inputs_for_calibration_are_trained_on_where_there_are_no_others(tmp_path):

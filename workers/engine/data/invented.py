@@ -93,7 +93,7 @@ def _told(inverted: Inverted, wanted: int) -> str:
     examples = max(len(x) for x in inverted.inputs if x.ndim)
     fewer = "" if examples == wanted else f" (time was left for no more; {wanted} would do better)"
     return (
-        f"no data: {examples} made-up inputs{fewer}, on which the {inverted.norms} batch norms of the original see the "
-        f"statistics of its training: they are off by {inverted.started_at:.2f} deviations in noise, and by "
+        f"no data: {examples} made-up inputs{fewer}, on which the {inverted.norms} batch norms see the "
+        f"statistics of the training: they are off by {inverted.started_at:.2f} deviations in noise, and by "
         f"{inverted.ended_at:.2f} in these"
     )
