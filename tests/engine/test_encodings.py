@@ -4,6 +4,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from torch import Tensor
 
@@ -11,6 +13,8 @@ from tests.engine.onnx.running import in_engine, in_runtime, model_of
 from workers.engine.constraints import Constraint
 from workers.engine.encodings import BlockIntegers, Codebook, Encoding, ProductIntegers, packed
 from workers.engine.graph import Graph
+from workers.engine.packed_encodings import PackedIntegers
+from workers.engine.quantization.blocks import Blocks, order_of
 from workers.engine.readers.onnx import read_onnx
 from workers.engine.writers.onnx import write_onnx
 
@@ -181,3 +185,33 @@ def test_the_first_value_lies_lowest_in_a_byte(bits: int) -> None:
     values = torch.arange(8 // bits + 1).to(torch.uint8) % 2**bits
     by_hand = sum(int(value) << (bits * place) for place, value in enumerate(values[:-1]))
     assert packed(values, bits).tolist() == [by_hand, int(values[-1])]
+
+
+@given(
+    op=st.sampled_from(["MatMul", "Gemm", "Conv", "Gather", "LSTM", "GRU"]),
+    width=st.sampled_from([8, 4, 3, 2]),
+    length=st.sampled_from([8, 16, 24]),
+    zeros=st.sampled_from(["middle", "whole", "between"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_packed_rows_of_blocks(op: str, width: int, length: int, zeros: str) -> None:
+    graph, x = layer(op)
+    (found,) = graph.layers()
+    name, weight = next(iter(found.weights.items()))
+    axes = (0, 1) if op in ("LSTM", "GRU") else (0,)
+    blocks = Blocks(axes, length)
+    rows, count = blocks.split(weight).shape[:2]
+    values = torch.randint(0, 2**width, (rows, count, length)).to(torch.uint8)
+    scale = (torch.rand(rows, count, 1) / 2**width + 0.01).bfloat16()
+    zero: Tensor | int = 2 ** (width - 1)
+    if zeros != "middle":
+        drawn = torch.rand(rows, count, 1) * (2**width - 1)
+        zero = drawn.round().to(torch.uint8) if zeros == "whole" else drawn.bfloat16()
+    value = blocks.join((values.float() - (zero.float() if isinstance(zero, Tensor) else zero)) * scale, weight.shape)
+    encoding = PackedIntegers(values, scale, zero, width, tuple(weight.shape), order_of(axes, weight.dim()))
+    model = assert_runs_as_written(graph, x, **{name: (value, encoding)})
+    held = [tensor for tensor in onnx.load_from_string(model).graph.initializer if f"{name}_" in tensor.name]
+    taken = sum(
+        len(tensor.raw_data) for tensor in held if tensor.data_type in (TensorProto.UINT8, TensorProto.BFLOAT16)
+    )
+    assert taken == pytest.approx(encoding.bits * weight.numel() / 8, abs=1)
