@@ -128,6 +128,28 @@ def test_cosine_of_zeros():
     assert value("cosine", [[0.0, 0.0]], [[1.0, 0.0]], VALUES) == 0
 
 
+def test_the_token_error_rate_is_of_all_sequences_together():
+    sequences = Reading(Form.SEQUENCES, 2)
+    scores = np.eye(4)[[[1, 1, 0, 2], [3, 3, 3, 3], [0, 0, 0, 0]]]
+    wanted = [[1, 2, -100], [3, 1, 3], [0, 0, 0]]  # blanks and negative numbers are padding
+    assert value("token_error_rate", scores, wanted, sequences) == pytest.approx(2 / 5)
+    time_first = scores.swapaxes(0, 1)
+    assert value("token_error_rate", time_first, wanted, sequences) == pytest.approx(2 / 5)
+
+
+def test_the_nearest_neighbor_is_another_example():
+    vectors = [[1.0, 0.0], [5.0, 0.1], [0.0, 1.0], [0.1, 1.0], [-1.0, 0.0]]
+    assert value("nearest_neighbor", vectors, [0, 0, 1, 1, 2], Reading(Form.GROUPS)) == 0.8
+    assert value("nearest_neighbor", vectors, [0, 0, 1, 1, -100], Reading(Form.GROUPS)) == 1.0
+
+
+def test_labels_of_embeddings_tell_what_measures_them():
+    assert [m.name for m in choose_metrics("embedding", None, None, Form.GROUPS)] == ["nearest_neighbor"]
+    assert [m.name for m in choose_metrics("embedding", None, None, Form.DIRECTIONS)] == ["cosine"]
+    with pytest.raises(InvalidDataError, match="does not fit"):
+        choose_metrics("embedding", "cosine", None, Form.GROUPS)
+
+
 def test_the_wanted_metric_comes_first_and_must_fit():
     assert [m.name for m in choose_metrics("classification", "f1", 10)] == ["f1", "accuracy", "top5_accuracy"]
     assert [m.name for m in choose_metrics("classification", None, 4)] == ["accuracy", "f1"]

@@ -64,6 +64,29 @@ def test_an_output_is_chosen_by_name_or_number():
         resolve_task(two, Task(output="c"), [])
 
 
+def test_sequences_and_embeddings_are_asked_for():
+    spoken = resolve_task(signature("y", "time", 5), Task(kind="ctc", blank=4), labels(9))
+    assert (spoken.kind, spoken.class_axis, spoken.classes, spoken.blank) == ("ctc", 2, 5, 4)
+    for given in (labels(), labels(1), labels(5, dtype="float32", low=None, high=None)):
+        assert resolve_task(signature("y", 5), Task(kind="embedding"), given).kind == "embedding"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "asked", "given", "said"),
+    [
+        (signature("y", 5), Task(kind="ctc"), labels(9), "ctc needs an output of real numbers of shape"),
+        (signature("y", 7, 5), Task(kind="ctc"), labels(), "whole numbers of shape"),
+        (signature("y", 7, 5), Task(kind="ctc"), labels(9, high=5), "has 5 classes"),
+        (signature("y", 7, 5), Task(kind="ctc", blank=5), labels(9), "has 5 classes"),
+        (signature("y", 7, 5), Task(kind="embedding"), labels(), "embedding needs an output of real numbers of shape"),
+        (signature("y", 5), Task(kind="embedding"), labels(4, dtype="float32", low=None, high=None), "do not fit"),
+    ],
+)
+def test_sequences_and_embeddings_that_do_not_fit_are_refused(outputs, asked, given, said):
+    with pytest.raises(InvalidDataError, match=said):
+        resolve_task(outputs, asked, given)
+
+
 def test_datasets_must_mean_the_same():
     mixed = [*labels(high=3), *labels(4, dtype="float32", low=None, high=None)]
     with pytest.raises(InvalidDataError, match="do not mean the same"):
