@@ -15,12 +15,13 @@ class DynamicQuantization(Step):
         "auto", description="7 avoids saturation on CPUs without VNNI; auto decides by the job's runtime"
     )
     largest_error: float = Field(
-        0.02,
+        0.1,
         ge=0,
         le=1,
-        description="a layer whose quantized activations would move the outputs by more than this share, measured "
-        "alone, computes in float from its 8-bit weights; 0: all do",
+        description="while quantized activations move the outputs by more than this share, the layers that do most of "
+        "that for what they gain compute in float from their 8-bit weights; 0: all do, 1: none does",
     )
+    smooth: bool = Field(True, description="SmoothQuant in front of linear layers, where it makes their answers better")
     layers: LayerSelection = LayerSelection()
 
     needs: ClassVar[Data] = Data.NONE

@@ -71,7 +71,25 @@ def test_what_quantized_activations_would_ruin_computes_in_float():
     graph = apply(net("lstm"), context, {**STEP, "largest_error": 1e-6})
     assert "DynamicQuantizeLSTM" not in ops(graph)
     assert context.figures["layers_in_integers"] == 0
-    assert any("computes in float" in note for note in context.notes)
+    assert any(note.startswith("1 layers compute in float: with quantized activations") for note in context.notes)
+
+
+def test_all_layers_together_are_held_to_the_bound_and_those_that_hurt_most_for_what_they_gain_go_first():
+    generous, strict = context_of("perceptron"), context_of("perceptron")
+    apply(net("perceptron"), generous, {**STEP, "largest_error": 1})
+    bound = 0.5 * generous.figures["error_all_in_integers"]
+    graph = apply(net("perceptron"), strict, {**STEP, "largest_error": bound})
+    assert strict.figures["error"] <= bound
+    assert strict.figures["layers_in_integers"] < generous.figures["layers_in_integers"]
+    assert len(write_onnx(graph)) < 0.35 * len(write_onnx(net("perceptron")))
+
+
+def test_smoothing_helps_where_a_layer_norm_has_outliers(monkeypatch):
+    monkeypatch.setattr("workers.engine.quantization.storage.INTEGER_PAYS", 1)
+    plain, smoothed = context_of("normalized"), context_of("normalized")
+    apply(net("normalized"), plain, {**STEP, "largest_error": 1, "smooth": False})
+    apply(net("normalized"), smoothed, {**STEP, "largest_error": 1})
+    assert smoothed.figures["error"] < 0.7 * plain.figures["error"]
 
 
 def test_convolutions_are_never_touched():

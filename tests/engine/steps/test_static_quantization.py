@@ -95,9 +95,10 @@ def test_zeros_of_pruning_are_kept_in_the_file():
 def test_training_afterwards_keeps_the_grids_and_helps():
     context = context_for("convolutional", runtime="cpu-avx2")
     graph = apply(trained("convolutional"), context, {**STEP, "keep_float": 1})
+    torch.manual_seed(0)
     with torch.no_grad():
         for layer in graph.layers():
-            layer.module.parametrizations.weight.original.add_(0.05 * torch.randn_like(layer.module.weight))
+            layer.module.parametrizations.weight.original.add_(0.2 * torch.randn_like(layer.module.weight))
     damaged = accuracy(graph, "convolutional")
     before = weights(graph)
     graph = apply(graph, context, {"step": "distillation", "epochs": 4, "learning_rate": 2e-3})
@@ -265,3 +266,22 @@ def test_seven_bits_are_kept_to_by_layers_that_are_only_stored():
     assert [grid_of(layer.module, "weight").width for layer in graph.layers()] == [7, 7, 7]
     graph = apply(net("tokens"), context_of("tokens", runtime="cpu-avx2"), STEP)
     assert [grid_of(layer.module, "weight").width for layer in graph.layers()] == [8, 7, 7]
+
+
+@pytest.mark.parametrize("earlier", ["weight_clustering", "ternarization"])
+def test_a_layer_that_earlier_steps_left_a_few_values_has_no_more_of_them_afterwards(earlier):
+    steps = {
+        "weight_clustering": {"step": "weight_clustering", "values": 8, "train": False},
+        "ternarization": {"step": "ternarization", "epochs": 1},
+    }
+    context = context_for("convolutional", train="unlabelled")
+    graph = apply(trained("convolutional"), context, steps[earlier])
+    before = {name: weight.unique() for name, weight in weights(graph).items()}
+    few = {name for name, values in before.items() if len(values) <= 256}
+    assert few
+    graph = apply(graph, context, {**STEP, "keep_float": 1, "adaptive_rounding": True})
+    after = {name: weight for name, weight in weights(graph).items() if name in few}
+    assert after.keys() == few
+    assert all(len(weight.unique()) <= len(before[name]) for name, weight in after.items())
+    x = data_of("convolutional", "test").inputs
+    assert relative(*answers(graph, x)) < 0.02

@@ -7,9 +7,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from workers.engine.constraints import Constraint, constraints_of
+from workers.engine.constraints import Constraint, Mask, constraints_of
 from workers.engine.encodings import Encoding, Integers, ScaledIntegers
 
+FEW_VALUES = 256
 SMALLEST_SCALE = 2.0**-100
 """Scales of dead channels; far above where 32-bit floats lose their precision."""
 
@@ -119,6 +120,24 @@ class BiasGrid(Constraint):
 
     def encode(self, bias: Tensor) -> Encoding:
         return Integers(self.integers(bias).to(torch.int32), self.scale, None, 0, 32.0)
+
+
+def has_few_values(module: nn.Module, name: str) -> bool:
+    """Whether earlier steps left a parameter no more values than a grid has."""
+    free = all(isinstance(constraint, (Mask, IntegerGrid)) for constraint in constraints_of(module, name))
+    return not free and len(getattr(module, name).detach().unique()) <= FEW_VALUES
+
+
+def fitted(module: nn.Module, name: str, axes: tuple[int, ...], width: int = 8, *, folded: bool = False) -> IntegerGrid:
+    """The grid for a parameter, with scales along the axes.
+
+    Where earlier steps left it only a few values, and scales along axes would make more of them, one scale for all.
+    """
+    weight = getattr(module, name)
+    grid = IntegerGrid.fit(weight, axes, width, folded=folded)
+    if has_few_values(module, name) and not torch.allclose(grid(weight), weight, rtol=1e-4):
+        return IntegerGrid.fit(weight, (), width, folded=folded)
+    return grid
 
 
 def grid_of(module: nn.Module, name: str) -> IntegerGrid | None:

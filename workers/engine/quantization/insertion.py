@@ -14,7 +14,7 @@ from workers.engine.graph import Graph
 from workers.engine.ops.activations import hard_sigmoid
 from workers.engine.ops.base import source_of
 from workers.engine.quantization.fake_quantize import FakeQuantize
-from workers.engine.quantization.grid import BiasGrid, IntegerGrid, grid_of
+from workers.engine.quantization.grid import BiasGrid, fitted, grid_of
 from workers.engine.quantization.lowering import gain, gate, gate_options
 from workers.engine.quantization.nodes import calls_of, module_of
 from workers.engine.quantization.placement import Placement, Point, trait_of
@@ -105,11 +105,12 @@ def _grid_weights(node: fx.Node, width: int) -> None:
     bias = getattr(layer, trait.bias, None) if trait and trait.bias else None
     for name, axis in (trait.weights if trait and trait.weights else {}).items():
         if grid_of(layer, name) is None:
-            grid = IntegerGrid.fit(getattr(layer, name), () if axis is None else (axis,), width)
+            grid = fitted(layer, name, () if axis is None else (axis,), width)
             if bias is not None and axis is not None and step is not None:
                 # A channel of tiny weights beside a large bias: coarser weights, so that int32 holds the bias.
                 least = bias.detach().abs() / (step * BIAS_HEADROOM)
-                grid.scale.copy_(torch.maximum(grid.scale, least.view_as(grid.scale)))
+                least = least.view_as(grid.scale) if grid.axes else least.amax()
+                grid.scale.copy_(torch.maximum(grid.scale, least))
             constrain(layer, name, grid)
 
 
@@ -120,7 +121,7 @@ def store(quantized: Quantized, floats: Iterable[fx.Node], width: int) -> None:
         for name, axis in (trait.weights if trait and trait.weights else {}).items():
             if grid_of(layer, name) is None:
                 axes = () if axis is None else (axis,)
-                constrain(layer, name, IntegerGrid.fit(getattr(layer, name), axes, width, folded=True))
+                constrain(layer, name, fitted(layer, name, axes, width, folded=True))
 
 
 def input_scale(node: fx.Node) -> Tensor | None:
@@ -137,8 +138,9 @@ def grid_biases(quantized: Quantized) -> None:
         if trait is None or trait.bias is None or step is None or len(calls_of(node)) > 1:
             continue
         grid = next((grid_of(layer, name) for name in trait.weights or {}), None)
-        if grid is not None and grid.axes == (0,) and isinstance(getattr(layer, trait.bias, None), Tensor):
-            constrain(layer, trait.bias, BiasGrid(step * grid.scale.flatten()))
+        bias = getattr(layer, trait.bias, None)
+        if grid is not None and grid.axes in ((0,), ()) and isinstance(bias, Tensor):
+            constrain(layer, trait.bias, BiasGrid((step * grid.scale.flatten()).expand(bias.shape)))
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -24,7 +24,7 @@ from workers.engine.quantization.ranges import LEVELS, Range
 if TYPE_CHECKING:
     from workers.engine.writers.onnx import OnnxBuilder
 
-SWISH_GATE = {"alpha": 1 / 6, "beta": 0.5}
+SWISH_GATE: dict[str, Any] = {"alpha": 1 / 6, "beta": 0.5}
 
 
 def gain(x: Tensor, *, factor: float) -> Tensor:

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from workers.engine.constraints import raw_parameter, tied_parameters
 from workers.engine.graph import Graph
-from workers.engine.quantization.grid import IntegerGrid, grid_of
+from workers.engine.quantization.grid import IntegerGrid, grid_of, has_few_values
 from workers.engine.quantization.insertion import Quantized
 from workers.engine.quantization.leaves import without_constraints
 from workers.engine.quantization.lockstep import walk
@@ -35,7 +35,8 @@ def learn_rounding(
 ) -> int:
     """Round each layer's weights so that its output comes nearest to the float one. Returns how many were learned.
 
-    Weights that another layer uses too are rounded to nearest: what helps one may hurt the other.
+    Weights that another layer uses too are rounded to nearest: what helps one may hurt the other. So are those that
+    earlier steps left only a few values, which rounding up here and down there would make more.
     """
     generator = torch.Generator().manual_seed(seed)
     float_twin = {copied: node for node, copied in quantized.twin.items()}
@@ -48,6 +49,7 @@ def learn_rounding(
         layer = quantized.graph.module.get_submodule(str(node.target))
         original = graph.module.get_submodule(str(float_twin[node].target))
         names = [name for name in trait.weights or {} if raw_parameter(layer, name) not in tied] if trait else []
+        names = [name for name in names if not has_few_values(layer, name)]
         for name in names:
             grid = grid_of(layer, name)
             if grid is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from workers.engine.constraints import raw_parameter
 from workers.engine.graph import Graph
 from workers.engine.quantization.fake_quantize import FakeQuantize
-from workers.engine.quantization.grid import IntegerGrid
+from workers.engine.quantization.grid import fitted, grid_of
+from workers.engine.quantization.leaves import without_constraints
 from workers.engine.quantization.placement import Placement, trait_of
 from workers.engine.quantization.ranges import Range
 
@@ -152,11 +151,11 @@ class Simulation:
 def with_grids(module: nn.Module, node: fx.Node, width: int) -> nn.Module:
     """A copy of a layer whose weights are rounded to their grids."""
     trait = trait_of(node)
-    rounded = copy.deepcopy(module)
+    rounded = without_constraints(module)
     for name, axis in (trait.weights if trait and trait.weights else {}).items():
         weight = getattr(module, name)
-        grid = IntegerGrid.fit(weight, () if axis is None else (axis,), width)
-        raw_parameter(rounded, name).data.copy_(grid(weight))
+        grid = grid_of(module, name) or fitted(module, name, () if axis is None else (axis,), width)
+        rounded.register_parameter(name, nn.Parameter(grid(weight).detach(), requires_grad=False))
     return rounded
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from modelpress.steps.dynamic_quantization import DynamicQuantization
 from workers.engine.constraints import told_bits
@@ -14,16 +17,22 @@ from workers.engine.errors import StepError
 from workers.engine.graph import Graph, Layer
 from workers.engine.ops.convolution import Conv, ConvTranspose
 from workers.engine.quantization.calibration import Calibration
-from workers.engine.quantization.grid import IntegerGrid
-from workers.engine.quantization.leaves import become
+from workers.engine.quantization.dynamic import DynamicLinear
+from workers.engine.quantization.grid import fitted
+from workers.engine.quantization.leaves import become, without_constraints
 from workers.engine.quantization.nodes import calls_of
-from workers.engine.quantization.simulation import MOST_BYTES, Simulation, bytes_per_example
+from workers.engine.quantization.simulation import MOST_BYTES, Simulation, bytes_per_example, record
+from workers.engine.quantization.smoothing import STRENGTHS, smooth
 from workers.engine.quantization.storage import channel_axes, integer_form
 from workers.engine.quantization.weight_bits import stored_bits, weight_bits
 from workers.engine.steps import applies
 
-TRIALS = 512
-"""Examples, over all layers, on which it is measured what quantized activations do."""
+TRIALS = 32
+"""Examples on which it is measured what quantized activations do."""
+SMOOTHED = 256
+"""Examples that show how large the values in each channel get."""
+ROUNDS = 16
+"""The layers that hurt most go in at most this many portions."""
 
 
 @dataclass(frozen=True)
@@ -81,26 +90,59 @@ def _why_not(step: DynamicQuantization, layer: Layer) -> str | None:
 
 
 def _without_harm(step: DynamicQuantization, graph: Graph, context: Context, forms: list[Form]) -> list[Form]:
-    """Compute in float what would move the outputs too much with quantized activations."""
+    """Compute in float what moves the outputs most for what it gains, as long as all together move them too much."""
     if context.calibrate is None or all(form.integer is None for form in forms):
         return forms
     calibration = Calibration.of(graph, context)
-    room = max(2, MOST_BYTES // bytes_per_example(graph, calibration.some(2)[0]))
-    simulation = Simulation(graph, calibration.some(min(room, max(4, min(32, TRIALS // len(forms))))))
-    harmless = []
-    for form in forms:
-        if form.integer is None:
-            harmless.append(form)
-            continue
-        error = simulation.error_of_leaves(
-            dict.fromkeys(calls_of(form.layer.node), become(form.layer.module, form.integer))
+    few = calibration.some(2)
+    room = max(2, MOST_BYTES // bytes_per_example(graph, few[0]))
+    batches, before = calibration.some(min(room, TRIALS)), graph.copy()
+    if step.smooth:
+        _smooth(step, graph, context, forms, calibration.some(min(room, SMOOTHED)))
+    simulation = Simulation(graph, batches, before)
+    width = weight_bits(step.weight_bits, context.runtime)
+    leaves = {form: _in_integers(form, width) for form in forms if form.integer is not None}
+
+    def error(chosen: Iterable[Form]) -> float:
+        return simulation.error_of_leaves({node: leaves[form] for form in chosen for node in calls_of(form.layer.node)})
+
+    integer, first = list(leaves), error(leaves)
+    context.figures["error_all_in_integers"] = left = first
+    if first > step.largest_error:
+        alone = {form: error([form]) for form in integer}
+        integer.sort(key=lambda form: alone[form] ** 2 / sum(w.numel() for w in form.layer.weights.values()))
+        portion = max(1, math.ceil(len(integer) / ROUNDS))
+        while integer and left > step.largest_error:
+            integer = integer[:-portion]
+            left = error(integer) if integer else 0.0
+        floats = [form.layer.name for form in leaves if form not in integer]
+        context.notes.append(
+            f"{len(floats)} layers compute in float: with quantized activations in all of them the outputs moved by "
+            f"{first:.2%}, with these in float by {left:.2%}, and largest_error is {step.largest_error:.2%}: "
+            f"{', '.join(floats)}"
         )
-        if error > step.largest_error:
-            context.notes.append(
-                f"{form.layer.name} computes in float: quantizing its activations would move the outputs by {error:.2%}"
-            )
-        harmless.append(Form(form.layer, form.integer if error <= step.largest_error else None))
-    return harmless
+    context.figures["error"] = left
+    return [form if form in integer else Form(form.layer, None) for form in forms]
+
+
+def _smooth(
+    step: DynamicQuantization, graph: Graph, context: Context, forms: list[Form], batches: Sequence[Sequence[Tensor]]
+) -> None:
+    nodes = frozenset(form.layer.node for form in forms if form.integer is DynamicLinear)
+    values = [record(graph, inputs) for inputs in batches]
+    smoothed = smooth(graph, values, STRENGTHS, nodes, weight_bits(step.weight_bits, context.runtime))
+    if smoothed.all:
+        context.notes.append(smoothed.told())
+
+
+def _in_integers(form: Form, width: int) -> nn.Module:
+    """The leaf as it would run, its constraints taken up."""
+    leaf = become(without_constraints(form.layer.module), cast("type[nn.Module]", form.integer))
+    for name, weight in form.layer.weights.items():
+        if weight.dim() > 1:
+            grid = fitted(form.layer.module, name, channel_axes(form.layer, name), width)
+            leaf.register_parameter(name, nn.Parameter(grid(weight).detach(), requires_grad=False))
+    return leaf
 
 
 def _quantize(form: Form, graph: Graph, step: DynamicQuantization, context: Context) -> None:
@@ -110,6 +152,6 @@ def _quantize(form: Form, graph: Graph, step: DynamicQuantization, context: Cont
             continue
         integer = form.integer is not None
         width = weight_bits(step.weight_bits, context.runtime) if integer else stored_bits(step.weight_bits)
-        layer.constrain(name, IntegerGrid.fit(weight, channel_axes(layer, name), width, folded=not integer))
+        layer.constrain(name, fitted(layer.module, name, channel_axes(layer, name), width, folded=not integer))
     if form.integer is not None:
         graph.module.set_submodule(str(layer.node.target), become(layer.module, form.integer))

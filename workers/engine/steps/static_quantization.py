@@ -56,7 +56,7 @@ def static_quantization(step: StaticQuantization, graph: Graph, context: Context
     lowered = lower(graph, record(graph, few[0]))
     _align(graph, context)
     layers, stored = _layers(step, graph, context)
-    _prepare(step, graph, context, few, layers, width)
+    _prepare(step, graph, context, calibration.some(min(room, TRIALS)), layers, width)
 
     context.progress(0.1, "finding ranges")
     placement = place(graph.module.graph, layers)
@@ -148,19 +148,19 @@ def _prepare(
     step: StaticQuantization,
     graph: Graph,
     context: Context,
-    few: Sequence[Sequence[Tensor]],
+    batches: Sequence[Sequence[Tensor]],
     layers: frozenset[fx.Node],
     width: int,
 ) -> None:
     if step.equalize:
-        outcome = equalize(graph, record(graph, few[0]))
+        outcome = equalize(graph, record(graph, batches[0]))
         context.notes.append(
             f"{outcome.pairs} pairs of layers equalized; {outcome.skipped} layers had no partner, because of "
             "several readers, an op in between that does not scale, or a constraint"
         )
     if step.smooth is not None:
         strengths = STRENGTHS if step.smooth == "auto" else (step.smooth,)
-        smoothed = smooth(graph, [record(graph, inputs) for inputs in few], strengths, layers, width)
+        smoothed = smooth(graph, [record(graph, inputs) for inputs in batches], strengths, layers, width)
         if not smoothed.all and step.smooth != "auto":
             context.warnings.append(
                 "smooth had no effect: there is no group of linear layers that it can be applied to"
