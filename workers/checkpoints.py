@@ -36,6 +36,8 @@ MOST_ENTRIES, MOST_FILES = 1000, 200
 LEAST_BYTES = 64 << 20
 BYTES_PER_INPUT_BYTE = 8
 """All checkpoints of a job may be so large: weights, the best of them, and what the optimizer remembers of each."""
+PAUSE = 0.5
+"""Seconds before a database that does not answer is asked again."""
 SHARE = 0.1
 """Of the time of a run, that taking them may cost at most."""
 
@@ -62,6 +64,17 @@ class Checkpoints:
         """Put into the run directory what an earlier attempt has left. `check` is called between pieces."""
         self.largest = LEAST_BYTES + BYTES_PER_INPUT_BYTE * input_bytes
         (self.run_dir / FOLDER).mkdir()
+        while self.claim.attempt > 1:
+            try:
+                self._bring(check)
+            except OperationalError as error:
+                log.warning("job %s: the database does not answer: %s", self.claim.job_id, error)
+                time.sleep(PAUSE)
+                check()
+            else:
+                return
+
+    def _bring(self, check: Callable[[], None]) -> None:
         kept = select(JobCheckpoint.name, JobCheckpoint.blob_id).where(JobCheckpoint.job_id == self.claim.job_id)
         with Session(self.engine) as session:
             rows = session.execute(kept).all()

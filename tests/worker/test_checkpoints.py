@@ -1,6 +1,7 @@
 """What a training has reached outlives the attempt, for the same job alone, and goes with its end."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -142,14 +143,9 @@ def test_an_attempt_is_given_the_checkpoints_of_its_own_job_alone(
 ) -> None:
     write(attempt.run_dir, "0/training-0.pt", b"of the first job")
     attempt.keep(never, last=True)
-    other = attempt_at(desk, tmp_path / "other")
-    other.bring(never, 0)
+    other = next_attempt(attempt_at(desk, tmp_path / "other"), tmp_path / "another")
     assert list((other.run_dir / "checkpoints").iterdir()) == []
-    again = Checkpoints(
-        attempt.engine, attempt.store, attempt.ownership, attempt.claim, tmp_path / "again", attempt.interval
-    )
-    again.run_dir.mkdir()
-    again.bring(never, 0)
+    again = next_attempt(attempt, tmp_path / "again")
     assert (again.run_dir / "checkpoints/0/training-0.pt").read_bytes() == b"of the first job"
 
 
@@ -157,11 +153,7 @@ def test_what_was_brought_is_not_stored_again(attempt: Checkpoints, tmp_path: Pa
     write(attempt.run_dir, "0/training-0.pt", b"of the first attempt")
     attempt.keep(never, last=True)
     before = kept(attempt.engine)
-    again = Checkpoints(
-        attempt.engine, attempt.store, attempt.ownership, attempt.claim, tmp_path / "again", attempt.interval
-    )
-    again.run_dir.mkdir()
-    again.bring(never, 0)
+    again = next_attempt(attempt, tmp_path / "again")
 
     def refuse() -> None:
         pytest.fail("nothing is new")
@@ -183,8 +175,16 @@ def attempt_at(desk: Desk, run_dir: Path) -> Checkpoints:
     run_dir.mkdir()
     ownership = Ownership(desk.engine, claimed.job_id, claimed.attempt)
     checkpoints = Checkpoints(desk.engine, desk.store, ownership, claimed, run_dir, interval=0)
-    if run_dir.name == "run":
-        checkpoints.bring(never, 0)
+    checkpoints.bring(never, 0)
+    return checkpoints
+
+
+def next_attempt(before: Checkpoints, run_dir: Path) -> Checkpoints:
+    """Of the same job, with what the one before has left."""
+    run_dir.mkdir()
+    again = replace(before.claim, attempt=before.claim.attempt + 1)
+    checkpoints = Checkpoints(before.engine, before.store, before.ownership, again, run_dir, before.interval)
+    checkpoints.bring(never, 0)
     return checkpoints
 
 
