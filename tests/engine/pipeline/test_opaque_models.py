@@ -53,6 +53,26 @@ def test_training_what_no_gradient_reaches_is_refused_in_words(tmp_path):
     assert "no gradient passes" in result.error.message
 
 
+@pytest.mark.parametrize("step", [{"step": "movement_pruning"}, {"step": "lottery_ticket", "round_share": 0.5}])
+def test_pruning_by_training_treats_what_comes_after_an_opaque_part(tmp_path, step):
+    content, _ = ODD["sequences"]()
+    data = {"train": {"x": floats(64, 24)}}
+    result, _ = compress(tmp_path, content, [step | {"sparsity": 0.5, "epochs": 20}], data=data)
+    assert result.error is None, result.error
+    before, after = result.report.layers
+    assert "no gradient reaches it" in before.note
+    assert before.sparsity == 0
+    assert after.sparsity == pytest.approx(0.5, abs=0.05)
+
+
+def test_layers_of_an_opaque_part_stay_whole(tmp_path):
+    content, _ = ODD["optimised"]()
+    result, _ = compress(tmp_path, content, [{"step": "low_rank_factorization", "energy": 0.5, "measure": False}])
+    assert result.error is None, result.error
+    notes = {layer.name: layer.note for layer in result.report.layers}
+    assert "out of reach" in notes["qkv"]
+
+
 def test_what_runs_in_no_runtime_is_refused_at_inspection(tmp_path):
     content, _ = ODD["loop"]()
     broken = content.replace(b"\x04Tanh", b"\x04Tank")

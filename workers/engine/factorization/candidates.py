@@ -15,6 +15,7 @@ from workers.engine.factorization.splits import LESS, Split, kind_of
 from workers.engine.graph import Graph, Layer
 from workers.engine.ops.convolution import Conv, ConvTranspose
 from workers.engine.ops.indexing import Embedding
+from workers.engine.ops.opaque import Stored
 from workers.engine.quantization.nodes import calls_of
 from workers.engine.selection import selected
 
@@ -55,8 +56,8 @@ def _why_not(layer: Layer, step: LowRankFactorization, tied: frozenset[nn.Parame
     module = layer.module
     if not all(bool(weight.isfinite().all()) for weight in layer.weights.values()):
         raise StepError(f"{layer.name} holds weights that are not numbers: repair the model before factorizing it")
-    if all(weight.dim() < 2 for weight in layer.weights.values()):
-        return "its weights are a vector"
+    if isinstance(module, Stored):
+        return "a part that is out of reach uses it"
     if isinstance(module, Embedding):
         if not step.embeddings:
             return "a lookup costs nothing: split, it is smaller and slower; set embeddings to have it split"

@@ -15,6 +15,7 @@ from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
 from workers.engine.initialization import draw_anew
+from workers.engine.reach import Reach
 from workers.engine.sparsity import prunable, sparsity, staying
 from workers.engine.steps import applies
 from workers.engine.steps.distillation import distil
@@ -25,7 +26,7 @@ Weights = Mapping[str, Tensor]
 
 @applies(LotteryTicket)
 def lottery_ticket(step: LotteryTicket, graph: Graph, context: Context) -> Graph:
-    weights = prunable(step.layers, graph, context)
+    weights = prunable(step.layers, graph, context, Reach(graph, context).why_not)
     start = sparsity(weights)
     if start >= step.sparsity:
         raise StepError(

@@ -6,15 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from modelpress.steps.movement_pruning import MovementPruning
-from workers.engine.batching import batch_of, fixed_batch, on_device, training_data
-from workers.engine.constraints import Constraint, Mask, raw_parameter
+from workers.engine.constraints import Constraint, Mask
 from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph
+from workers.engine.reach import Reach
 from workers.engine.sparsity import Gradually, Pruned, prunable, sparsity, staying
 from workers.engine.steps import applies
 from workers.engine.steps.distillation import distil
@@ -48,13 +47,7 @@ class Scores(Constraint):
 
 @applies(MovementPruning)
 def movement_pruning(step: MovementPruning, graph: Graph, context: Context) -> Graph:
-    learning = _learning(graph, context)
-
-    def why_not(weight: Pruned) -> str | None:
-        reached = raw_parameter(weight.layer.module, weight.name) in learning
-        return None if reached else "no gradient reaches it from the answers, so that it has no movement"
-
-    weights = prunable(step.layers, graph, context, why_not)
+    weights = prunable(step.layers, graph, context, Reach(graph, context).why_not)
     start = sparsity(weights)
     if start >= step.sparsity:
         raise StepError(
@@ -71,23 +64,6 @@ def movement_pruning(step: MovementPruning, graph: Graph, context: Context) -> G
         f"{sparsity(weights):.2%} of the {total} weights in {len(weights)} tensors are zero now",
     ]
     return graph
-
-
-def _learning(graph: Graph, context: Context) -> set[nn.Parameter]:
-    """The parameters that some answer's gradient reaches."""
-    with on_device(graph, context.device):
-        probe = graph.copy()
-        data = training_data(context)
-        batch = batch_of(data, torch.arange(fixed_batch(graph, context) or 2), context.device)
-    probe.module.train()
-    copies = [parameter.requires_grad_() for parameter in probe.module.parameters() if parameter.is_floating_point()]
-    answers = [answer for answer in probe(*batch.inputs) if answer.requires_grad]
-    if not answers:
-        return set()
-    found = torch.autograd.grad(sum(answer.sum() for answer in answers), copies, allow_unused=True)  # type: ignore[arg-type]  # a sum of tensors is one
-    reached = {id(parameter) for parameter, gradient in zip(copies, found, strict=True) if gradient is not None}
-    pairs = zip(graph.module.parameters(), probe.module.parameters(), strict=True)
-    return {own for own, other in pairs if id(other) in reached}
 
 
 def _scored(weight: Pruned) -> Scores:
