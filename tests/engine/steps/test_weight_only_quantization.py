@@ -190,6 +190,30 @@ def test_a_matrix_that_two_layers_share_is_rounded_and_stored_once():
     assert len(packed) == 1
 
 
+class Words(nn.Module):
+    """The table of words is the matrix of the head too."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(1200, 128)
+        self.head = nn.Linear(128, 1200, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, x):
+        return self.head(self.table(x))
+
+
+def test_a_table_that_is_looked_up_and_multiplied_lies_in_the_file_once():
+    torch.manual_seed(0)
+    x = torch.randint(1200, (40, 5))
+    graph = apply(exported(Words(), x[:2]), context_of("tokens", calibrate=Examples(x)), {**STEP, "group_size": 128})
+    assert ops(graph).count("MatMulNBits") == 1
+    assert stored_bytes(graph) < 1.1 * 1200 * 128 / 2
+    ours, theirs = answers(graph, x)
+    # what is multiplied is on a grid itself, so that much of it lies halfway between two levels of the kernel's
+    assert relative(theirs, ours) < 5e-3
+
+
 def test_layers_that_hurt_are_stored_in_eight_bits():
     context = context_of("perceptron")
     graph = apply(net("perceptron"), context, {**STEP, "bits": 2, "largest_error": 0.3})

@@ -24,8 +24,9 @@ LEVELS = 127
 def rounded_in_blocks(x: Tensor, length: int) -> Tensor:
     """x (…, values) on whole multiples of 1/127 of the largest of each block; gradients pass straight through."""
     blocks = F.pad(x.detach(), (0, -x.shape[-1] % length)).unflatten(-1, (-1, length))
-    scale = blocks.abs().amax(-1, keepdim=True) / LEVELS
-    rounded = (blocks / scale.clamp_min(1e-30)).round() * scale
+    largest = blocks.abs().amax(-1, keepdim=True)
+    # multiplied with the inverse, as kernels do, so that most of what lies close to halfway goes to the same side
+    rounded = (blocks * (LEVELS / largest.clamp_min(1e-30))).round() * (largest / LEVELS)
     return rounded.flatten(-2)[..., : x.shape[-1]] + (x - x.detach())
 
 
