@@ -70,7 +70,7 @@ class YesOrNo(Steps):
 class Best(Reply):
     """The highest scores along an axis of classes, best first: their values, if asked for, and which classes they are.
 
-    Where there are no values, 1 stands for the first and less for each that follows.
+    Where there are no values, 1 stands for the first, less for each that follows, and 0 for all others.
     """
 
     def __init__(self, best: int, shape: tuple[int, ...], axis: int, values: Steps | None, places: str) -> None:
@@ -83,13 +83,13 @@ class Best(Reply):
 
     def forward(self, *answers: Tensor) -> Tensor:
         places = answers[-1].long()
-        if self.values is None:
-            values = self._ranks().to(places.device).expand(places.shape)
-        else:
-            values = self.values(answers[0])
-        lowest = values.amin(self.axis, keepdim=True)
         shape = list(places.shape)
         shape[self.axis] = self.classes
+        if self.values is None:
+            ranks = self._ranks().to(places.device).expand(places.shape)
+            return ranks.new_zeros(shape).scatter(self.axis, places, ranks)
+        values = self.values(answers[0])
+        lowest = values.amin(self.axis, keepdim=True)
         rest = (lowest - BELOW * lowest.abs().clamp_min(BELOW)).expand(shape)
         return rest.scatter(self.axis, places, values)
 
@@ -128,9 +128,12 @@ class Best(Reply):
             values = onnx.node("Add", [nothing, onnx.initializer(f"{name}_ranks", self._ranks())], name)
         else:
             values = onnx.node("Mul", self.values.factors(node.args[0], name, onnx), name)
-        lowest = onnx.node("Gather", [values, (-1,)], name, axis=self.axis)
-        size = onnx.node("Max", [onnx.node("Abs", [lowest], name), onnx.number(BELOW, dtype)], name)
-        rest = onnx.node("Sub", [lowest, onnx.node("Mul", [size, onnx.number(BELOW, dtype)], name)], name)
+        rest = onnx.node("Gather", [values, (-1,)], name, axis=self.axis)
+        if self.values is None:
+            rest = onnx.node("Mul", [rest, onnx.number(0, dtype)], name)
+        else:
+            size = onnx.node("Max", [onnx.node("Abs", [rest], name), onnx.number(BELOW, dtype)], name)
+            rest = onnx.node("Sub", [rest, onnx.node("Mul", [size, onnx.number(BELOW, dtype)], name)], name)
         repeats = [1] * self.rank
         repeats[self.axis] = self.classes
         wide = onnx.node("Tile", [rest, tuple(repeats)], name)
