@@ -28,6 +28,7 @@ class Binarization(TaughtStep):
     learning_rate: float = Field(2e-3, gt=0, le=1, description="peak of the one-cycle schedule, for AdamW")
     layers: LayerSelection = LayerSelection()
 
+    synthetic: ClassVar[bool] = True
     stage: ClassVar[Stage] = Stage.VALUES
     until: ClassVar[Stage] = Stage.VALUES
     never_after: ClassVar[dict[str, str]] = {

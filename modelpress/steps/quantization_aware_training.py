@@ -19,8 +19,12 @@ class QuantizationAwareTraining(TaughtStep):
         "which weights of fewer bits take a byte each unless the file is packed); null: they stay float",
     )
     keep_edges: bool = Field(True, description="the first and the last layer have 8 bits, whatever the others have")
+    learning_rate: float = Field(
+        3e-4, gt=0, le=1, description="peak of the one-cycle schedule, for AdamW; more undoes a transformer"
+    )
     layers: LayerSelection = LayerSelection()
 
+    synthetic: ClassVar[bool] = True
     stage: ClassVar[Stage] = Stage.STORAGE
     until: ClassVar[Stage] = Stage.STORAGE
     never_after: ClassVar[dict[str, str]] = {

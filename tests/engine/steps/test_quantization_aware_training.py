@@ -30,7 +30,7 @@ from workers.engine.transforms.fold_batch_norm import fold_batch_norm
 from workers.engine.writers.onnx import write_onnx
 
 QAT = {"step": "quantization_aware_training", "keep_edges": False}
-QUICK = QAT | {"epochs": 4}
+QUICK = QAT | {"epochs": 4, "learning_rate": 1e-3}
 IN_INTEGERS = QUICK | {"weight_bits": 8, "activation_bits": 8}
 
 
