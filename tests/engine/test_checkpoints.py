@@ -138,6 +138,7 @@ Path(sys.argv[2]).write_bytes(write_onnx(graph))
 """
 
 
+@pytest.mark.slow
 def test_the_attempt_after_a_killed_process_goes_on_from_its_epoch(tmp_path):
     folder, result = tmp_path / "checkpoints", tmp_path / "result.onnx"
     folder.mkdir()

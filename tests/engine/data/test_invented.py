@@ -1,6 +1,7 @@
 """Inputs that are made up, because a job has no data."""
 
 import io
+import re
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from tests.engine.pipeline.models import compress
 from tests.engine.steps.nets import accuracy, apply, context_for, data_of, exported, trained
+from workers.engine.data import inversion
 from workers.engine.data.invented import InventedBatches
 from workers.engine.ops.normalization import BatchNorm
 from workers.engine.readers.onnx import read_onnx
@@ -108,7 +110,14 @@ def test_few_are_made_where_time_is_short():
     batches = invented(trained("convolutional"), train=True, seconds=1.0)
     assert 0 < batches.examples < 1024
     assert time.monotonic() - began < 5
-    assert "time was left for no more" in batches.news()[0]
+    assert "the time allowed no more" in batches.news()[0]
+
+
+def test_guesses_make_up_for_what_there_was_no_time_for(monkeypatch):
+    monkeypatch.setattr(inversion, "MEMORY", 1)  # an example at a time
+    batches = invented(trained("convolutional"), seconds=0.4)
+    assert batches.examples >= inversion.FEWEST
+    assert re.search(r"no data: \d+ made-up .* the other \d+ are noise", batches.news()[0])
 
 
 class Tagger(nn.Module):

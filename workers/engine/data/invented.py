@@ -91,9 +91,10 @@ def _some(inputs: list[Tensor], examples: int) -> list[Tensor]:
 
 def _told(inverted: Inverted, wanted: int) -> str:
     examples = max(len(x) for x in inverted.inputs if x.ndim)
-    fewer = "" if examples == wanted else f" (time was left for no more; {wanted} would do better)"
+    rest = "" if examples == inverted.matched else f"; the other {examples - inverted.matched} are noise"
+    fewer = "" if inverted.matched == wanted else f" (the time allowed no more; {wanted} would do better{rest})"
     return (
-        f"no data: {examples} made-up inputs{fewer}, on which the {inverted.norms} batch norms see the "
+        f"no data: {inverted.matched} made-up inputs{fewer}, on which the {inverted.norms} batch norms see the "
         f"statistics of the training: they are off by {inverted.started_at:.2f} deviations in noise, and by "
         f"{inverted.ended_at:.2f} in these"
     )

@@ -27,7 +27,7 @@ MEMORY = 512 << 20
 """That one batch may take."""
 KEPT = 4
 """Copies of what a batch norm takes that are about at once while gradients are computed."""
-LARGEST_BATCH = 128
+LARGEST_BATCH, FEWEST = 128, 32
 BALANCE = 0.1
 """Weight of the classes' balance: on a ResNet it makes the rarest of ten as frequent as 65 of 1,024, from 38."""
 
@@ -36,6 +36,8 @@ BALANCE = 0.1
 class Inverted:
     inputs: list[Tensor]
     """Of all examples, on the CPU."""
+    matched: int
+    """How many of them are more than a guess."""
     norms: int
     started_at: float
     """How far the statistics were off at first, in units of the deviation of each channel, and at the end."""
@@ -77,7 +79,10 @@ class Inversion:
             )
 
     def run(self, guessed: Sequence[Tensor], seconds: float) -> Inverted:
-        """From the guesses on, batch by batch; those that are out of time are left out, but for the first."""
+        """From the guesses on, batch by batch, as many as there is time for, and one batch at least.
+
+        Guesses make up for what is missing of FEWEST.
+        """
         ends = time.monotonic() + seconds
         examples = max(len(x) for x in guessed if x.ndim)
         batch = self._batch(guessed)
@@ -92,8 +97,12 @@ class Inversion:
             inputs, before, last = self._match(self._some(guessed, start, batch), scale, ends)
             first = min(first, before) if not made else first
             made.append(inputs)
+        matched = min(len(made) * batch, examples)
+        if matched < FEWEST:
+            rest = self._some(guessed, matched, FEWEST // batch * batch + batch - matched)
+            made.append([_scaled(x, scale).cpu() for x in rest])
         joined = [torch.cat(parts) if parts[0].ndim else parts[0] for parts in zip(*made, strict=True)]
-        return Inverted(joined, len(self._norms), first, last)
+        return Inverted(joined, matched, len(self._norms), first, last)
 
     def _some(self, guessed: Sequence[Tensor], start: int, batch: int) -> list[Tensor]:
         return [(x[start : start + batch] if x.ndim else x).to(self._device) for x in guessed]
