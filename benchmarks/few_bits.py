@@ -2,7 +2,7 @@
 
     python -m benchmarks.few_bits FOLDER [--only NAME] [--seconds S] [--examples N] [--threads N] [--keep OUT]
 
-FOLDER holds what acceptance.py takes. No labels are used. Cases without a training show what rounding alone loses of
+FOLDER holds what acceptance.py and structural_pruning.py take. No labels are used. Cases without a training show what rounding alone loses of
 the very same grids. Every training stops after S seconds. Sizes are those of the ONNX file and of the packed one, each
 beside the original ONNX file. Exit code 1 where a bar is missed.
 """
@@ -34,6 +34,8 @@ class Case:
     size_ratio: float | None = None
     packed_ratio: float | None = None
     """Both at least."""
+    data: bool = True
+    """Whether there is any to train on."""
 
 
 def rounding(bits: int) -> dict[str, Any]:
@@ -47,6 +49,7 @@ CASES = (
     Case("ResNet, 3 bits", ({"step": QAT, "weight_bits": 3},), drop=0.01),
     Case("ResNet, 2 bits, rounded", (rounding(2),)),
     Case("ResNet, 2 bits", ({"step": QAT, "weight_bits": 2},), drop=0.02),
+    Case("ResNet, 2 bits, no data", ({"step": QAT, "weight_bits": 2},), "resnet_legacy_op17.onnx", data=False),
     Case("ResNet, int8", ({"step": QAT, "weight_bits": 8, "activation_bits": 8},), drop=0.002),
     Case("ResNet, 4 bits, computed in int8", ({"step": QAT, "activation_bits": 8},), drop=0.01),
     Case("ResNet, ternary", ({"step": "ternarization"},), drop=0.02),
@@ -61,11 +64,11 @@ CASES = (
 )
 
 
-def data_for(model: str, folder: Path, examples: int | None) -> dict[str, Arrays]:
-    if model.startswith("vowels"):
+def data_for(case: Case, folder: Path, examples: int | None) -> dict[str, Arrays]:
+    if case.model.startswith("vowels"):
         return vowels(folder)
-    train = {"x": fashion(folder, "train", labelled=False)["x"][:examples]}
-    return {"train": train, "evaluate": fashion(folder, "eval", labelled=True)}
+    train = {"train": {"x": fashion(folder, "train", labelled=False)["x"][:examples]}} if case.data else {}
+    return train | {"evaluate": fashion(folder, "eval", labelled=True)}
 
 
 def packed_ratio(report: Report) -> float:
@@ -117,7 +120,7 @@ def main() -> int:
             step if step["step"] == "weight_only_quantization" else {"seconds": arguments.seconds} | step
             for step in case.recipe
         ]
-        data = data_for(case.model, arguments.folder, arguments.examples)
+        data = data_for(case, arguments.folder, arguments.examples)
         with tempfile.TemporaryDirectory() as scratch:
             result, seconds = run_job(
                 arguments.folder / case.model, recipe, data, Path(scratch) / "run", threads=arguments.threads
