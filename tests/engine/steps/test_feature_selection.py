@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.engine.interface.running import File, colours, features, flat, tokens
+from tests.engine.onnx.odd_models import speech
 from tests.engine.steps.nets import Examples, apply, context_for, data_of, outputs, trained
 from workers.engine.errors import StepError
 from workers.engine.readers.onnx import read_onnx
@@ -167,6 +168,13 @@ def test_refusals_say_why(graph, options, reason):
     context = context_for("convolutional", train=Examples(x), teacher=graph, original=graph)
     with pytest.raises(StepError, match=reason):
         apply(graph.copy(), context, {"step": "feature_selection", **options})
+
+
+def test_weights_of_what_onnx_runtime_computes_are_no_place_to_cut():
+    graph = read_onnx(speech()[0])
+    context = context_for("recurrent", train=None, teacher=graph, original=graph)
+    with pytest.raises(StepError, match="gives the same whatever the inputs are"):
+        apply(graph.copy(), context, {"step": "feature_selection", "cut": "W"})
 
 
 def test_a_cut_where_earlier_steps_have_changed_the_width_is_refused():

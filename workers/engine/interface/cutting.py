@@ -25,6 +25,8 @@ def cut_at(graph: Graph, name: str) -> None:
     """In place. Inputs that only what is gone has read are marked. Raises StepError where there is no such layer."""
     module = graph.module
     node = _node(graph, name)
+    if not _depends_on_inputs(node):
+        raise StepError(f"{name!r} gives the same whatever the inputs are: cut at another layer")
     read = [given for given in module.graph.nodes if given.op == "placeholder" and given.users]
     propagate(graph)
     spec = _spec(graph, node, name)
@@ -101,6 +103,17 @@ def _node(graph: Graph, name: str) -> fx.Node:
 def _place(part: fx.Node) -> int:
     place = part.args[1]
     return place if isinstance(place, int) else 0
+
+
+def _depends_on_inputs(node: fx.Node) -> bool:
+    waiting, seen = [node], {node}
+    for source in waiting:
+        if source.op == "placeholder":
+            return True
+        new = [other for other in source.all_input_nodes if other not in seen]
+        seen.update(new)
+        waiting += new
+    return False
 
 
 def _spec(graph: Graph, node: fx.Node, name: str) -> TensorSpec:
