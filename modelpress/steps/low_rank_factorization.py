@@ -5,7 +5,7 @@ from pydantic import Field, model_validator
 from modelpress.steps.base import Data, LayerSelection, Stage, Step
 from modelpress.steps.forecast import Forecast
 
-MOST = 0.9
+MOST = 0.95
 
 
 class LowRankFactorization(Step):
@@ -18,7 +18,7 @@ class LowRankFactorization(Step):
         gt=0,
         lt=1,
         description="share of its energy that each layer keeps: of its squared singular values or, where there is "
-        "data, of what it gives for real inputs; 0.9 where no other target is given",
+        "data, of what it gives for real inputs; 0.95 where no other target is given",
     )
     macs_left: float | None = Field(
         None, gt=0, lt=1, description="instead of energy: share of the multiply-accumulates that may be left"

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from modelpress.steps import LowRankFactorization
+from tests.engine.huggingface.models import make, saved
 from tests.engine.quantization.nets import net
 from tests.engine.steps.nets import (
     CLASSES,
@@ -19,9 +20,10 @@ from tests.engine.steps.nets import (
     trained,
 )
 from workers.engine.data.batches import SyntheticBatches
-from workers.engine.errors import StepError
+from workers.engine.errors import StepError, UnsupportedModelError
 from workers.engine.factorization import plan
 from workers.engine.inspection import signature
+from workers.engine.readers.huggingface import read_huggingface
 from workers.engine.shapes import stats
 from workers.engine.writers import write_model
 
@@ -208,6 +210,16 @@ def test_every_format_holds_the_parts(wide, tmp_path, format_):
     x = images(8, 3).inputs
     torch.testing.assert_close(again(x)[0], graph(x)[0], rtol=1e-4, atol=1e-4)
     assert {"hidden.v", "hidden.u"} <= set(names(again))
+
+
+def test_a_hugging_face_folder_has_no_place_for_the_parts(tmp_path):
+    graph = read_huggingface(saved(make("bert"), tmp_path / "bert"))
+    own = context_for("attention", train=None, teacher=graph.copy(), original=graph.copy())
+    graph = apply(graph, own, UNTIMED | {"energy": 0.4})
+    assert own.figures["macs_after"] < own.figures["macs_before"]
+    assert "set embeddings" in own.untouched["embeddings.word_embeddings"]
+    with pytest.raises(UnsupportedModelError, match=r"no place for.*take the result as onnx or pt2"):
+        write_model(graph, "safetensors", tmp_path / "model.zip")
 
 
 def test_one_target_is_enough():
