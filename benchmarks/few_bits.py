@@ -2,9 +2,9 @@
 
     python -m benchmarks.few_bits FOLDER [--only NAME] [--seconds S] [--examples N] [--threads N] [--keep OUT]
 
-FOLDER holds what acceptance.py and structural_pruning.py take. No labels are used. Cases without a training show what rounding alone loses of
-the very same grids. Every training stops after S seconds. Sizes are those of the ONNX file and of the packed one, each
-beside the original ONNX file. Exit code 1 where a bar is missed.
+FOLDER holds what acceptance.py and structural_pruning.py take. No labels are used. Cases called "rounded" show what is
+lost by rounding to as many bits, without a training. Every training stops after S seconds. Sizes are those of the ONNX
+file and of the packed one, each beside the original ONNX file. Exit code 1 where a bar is missed.
 """
 
 from __future__ import annotations
