@@ -12,7 +12,9 @@ class QuantizationAwareTraining(TaughtStep):
     Batch norms are folded first."""
 
     step: Literal["quantization_aware_training"] = "quantization_aware_training"
-    weight_bits: Literal[8, 4, 3, 2] = Field(4, description="that a weight takes, with one scale for each channel")
+    weight_bits: Literal[8, 4, 3, 2] = Field(
+        4, description="that a weight takes; each channel has a scale, learned below 8 bits"
+    )
     activation_bits: Literal[8] | None = Field(
         None,
         description="8: activations are on learned 8-bit grids too, so that the runtime computes in integers (QDQ, in "
