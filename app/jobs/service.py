@@ -55,21 +55,18 @@ async def _replayed(caller: Caller, request: JobRequest, idempotency_key: str) -
 
 
 async def _insert(caller: Caller, request: JobRequest, idempotency_key: str | None) -> UUID:
-    material = await gather(caller, request)
-    digest = request.digest()
-    request = resolved(request, material.model)
-    make_plan(request, material)
+    planned = await plan(caller, request)
     row = JobRow(
         kind="compress",
         queue=request.queue,
         model_id=request.model,
         teacher_id=request.teacher,
         data={use: str(dataset_id) for use, dataset_id in dataset_ids(request).items()},
-        request=request.stored_recipe(),
+        request=request.model_copy(update={"recipe": planned.resolved_recipe}).stored_recipe(),
         labels=request.labels,
         deadline_seconds=request.budget.seconds,
         idempotency_key=idempotency_key,
-        request_digest=digest if idempotency_key else None,
+        request_digest=request.digest() if idempotency_key else None,
     )
     async with caller.services.sessions() as session:
         if not await DatasetRepository(session, caller.tenant_id).hold(set(dataset_ids(request).values())):

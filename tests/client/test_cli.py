@@ -74,7 +74,7 @@ def test_json_is_one_document_for_scripts(service: Service, lenet: Model, tmp_pa
         (["compress", LENET, "-r", "half_precision", "-d", "test=x.npz"], 2, "calibrate=FILE"),
         (["compress", LENET, "-r", "half_precision", "-f", "gguf"], 2, "onnx, pt2, safetensors, packed"),
         (["compress", ".", "-r", "half_precision"], 1, "neither a config.json"),
-        (["compress", LENET, "-r", "distillation"], 1, "[invalid]"),
+        (["compress", LENET, "-r", "fine_tuning"], 1, "[invalid]"),
         (["jobs", "show", "job_nothing"], 1, "[not_found]"),
         (["--api-key", "mp_wrong", "models", "list"], 1, "--api-key or MODELPRESS_API_KEY"),
         (["--url", "http://127.0.0.1:1", "steps"], 1, "modelpress up"),
