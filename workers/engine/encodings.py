@@ -36,7 +36,8 @@ def packed(values: Tensor, bits: int) -> Tensor:
     """Integers of so few bits along the last axis, several to a byte, the first lowest; uint8, filled up with zeros."""
     each = 8 // bits
     filled = F.pad(values.view(torch.uint8) & (2**bits - 1), (0, -values.shape[-1] % each))
-    lanes = filled.unflatten(-1, (-1, each)).to(torch.int32) << (bits * torch.arange(each, dtype=torch.int32))
+    places = bits * torch.arange(each, dtype=torch.int32, device=values.device)
+    lanes = filled.unflatten(-1, (-1, each)).to(torch.int32) << places
     return lanes.sum(-1).to(torch.uint8)
 
 
