@@ -97,21 +97,22 @@ def expose(graph: Graph) -> Interface:
     """Take the edges off, in place; say in the graph's notes and metadata what callers send and are answered now."""
     told: dict[str, dict[str, str]] = {"inputs": {}, "outputs": {}}
     inputs = _without_feeds(graph, told["inputs"])
-    fold_affine(graph)
     if graph.cut is not None:
         told["outputs"][graph.outputs[0].name] = f"is what {graph.cut!r} gives inside the original"
     outputs = _without_replies(graph, told["outputs"])
-    module = graph.module
-    module.graph.eliminate_dead_code()
-    module.delete_all_unused_submodules()
-    module.graph.lint()
-    module.recompile()
     told = {side: names for side, names in told.items() if names}
-    if told:
-        graph.metadata[METADATA] = json.dumps(told, ensure_ascii=False, sort_keys=True)
-        graph.origin = None  # a folder's configuration says nothing of other inputs and outputs
-        for names in told.values():
-            graph.notes += [f"{name}: {words}" for name, words in names.items()]
+    if not told:
+        return Interface(inputs, outputs)
+    fold_affine(graph)
+    graph.module.graph.eliminate_dead_code()
+    graph.module.delete_all_unused_submodules()
+    graph.module.graph.lint()
+    graph.module.recompile()
+    graph.metadata[METADATA] = json.dumps(told, ensure_ascii=False, sort_keys=True)
+    graph.notes += [f"{name}: {words}" for names in told.values() for name, words in names.items()]
+    if graph.origin is not None:
+        graph.origin = None
+        graph.notes.append("its Hugging Face configuration does not fit any more: safetensors hold the weights alone")
     return Interface(inputs, outputs, told)
 
 
