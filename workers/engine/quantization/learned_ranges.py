@@ -40,7 +40,7 @@ class LearnedFakeQuantize(FakeQuantize):
 
     def forward(self, value: Tensor) -> Tensor:
         high = LEVELS - 1
-        values = value.numel() // max(1, len(value))
+        values = value.numel() // max(1, len(value) if value.dim() else 1)
         step = calmed(self.step, values, high)
         if self.shift is None:
             quantized = on_grid(value, step, 0, high)
