@@ -35,28 +35,31 @@ class Stopwatch:
         source = source_of(layer.node)
         key = (source.meta["shape"], _sizes([layer.module]), _sizes(leaves))
         if key not in self._known:
-            self._known[key] = self._measured(source, layer.module, leaves)
+            made = layer.node.meta["shape"]
+            rank = len(made[0] if isinstance(layer.module, Recurrent) else made)
+            self._known[key] = self._measured(source, layer.module, leaves, rank)
         return self._known[key]
 
-    def _measured(self, source: fx.Node, whole: nn.Module, leaves: Sequence[nn.Module]) -> float:
+    def _measured(self, source: fx.Node, whole: nn.Module, leaves: Sequence[nn.Module], rank: int) -> float:
+        """`rank`: number of dimensions of what is made."""
         threads = torch.get_num_threads()
         shape, dtype = source.meta["shape"], source.meta["dtype"]
         spec = TensorSpec(name="x", dtype=WORD_OF_TORCH[dtype], shape=shape)
         runtime = self._context.runtime
-        before, after = (open_session(self._alone(spec, part), threads, runtime) for part in ([whole], leaves))
+        before, after = (open_session(self._alone(spec, part, rank), threads, runtime) for part in ([whole], leaves))
         generator = torch.Generator().manual_seed(0)
         example = arrays([torch.randn(shape, generator=generator).to(dtype)])
         measured = measure_latency(before, after, example, batch=1, threads=threads, seed=self._context.seed)
         return 0.0 if measured is None else measured.ratio
 
-    def _alone(self, spec: TensorSpec, leaves: Sequence[nn.Module]) -> bytes:
+    def _alone(self, spec: TensorSpec, leaves: Sequence[nn.Module], rank: int) -> bytes:
         builder = GraphBuilder()
         value: Any = builder.input(spec)
         for index, leaf in enumerate(leaves):
             value = builder.module(f"part{index}", leaf, value)
             if isinstance(leaf, Recurrent):
                 value = builder.unpack(value, 3 if isinstance(leaf, LSTM) else 2)[0]
-        result = TensorSpec(name="y", dtype=spec.dtype, shape=(None,) * len(spec.shape))
+        result = TensorSpec(name="y", dtype=spec.dtype, shape=(None,) * rank)
         return write_onnx(builder.finish([(result, value)], opset=self._opset))
 
 
