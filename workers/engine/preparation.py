@@ -16,6 +16,7 @@ from modelpress.run import Compress, ModelFile
 from modelpress.steps import Data
 from workers.engine.context import Batches, Context
 from workers.engine.data import DatasetBatches
+from workers.engine.data.guesses import rows_read
 from workers.engine.data.invented import InventedBatches
 from workers.engine.delivery import check_formats
 from workers.engine.errors import InvalidDataError, InvalidModelError
@@ -74,6 +75,7 @@ def prepare(spec: Compress, run_dir: Path, reporter: Reporter) -> Prepared:
         seed=request.seed,
         free=checked.free if checked is not None else FREE_SIZES[0],
         deadline=reporter.deadline,
+        rows={spec.name: rows for spec in original.inputs if (rows := rows_read(original, spec)) is not None},
         teacher=teacher and teacher[1],
     )
     own = resolve_runtime("auto", device)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from modelpress.models import Signature
 from tests.engine.pipeline.models import compress
 from tests.engine.steps.nets import accuracy, apply, context_for, data_of, exported, trained
-from workers.engine.data import inversion
+from workers.engine.data import SyntheticBatches, inversion
 from workers.engine.data.invented import InventedBatches
 from workers.engine.ops.normalization import BatchNorm
 from workers.engine.readers.onnx import read_onnx
@@ -233,3 +234,12 @@ def test_real_inputs_for_calibration_are_trained_on_where_there_are_no_others(tm
     assert result.error is None, result.error
     assert any("trains on the inputs for calibration" in note for note in result.report.steps[0].notes)
     assert not any("made-up" in warning for warning in result.report.warnings)
+
+
+def test_agreement_without_data_is_measured_on_tokens_of_the_whole_table():
+    """A quantized table is wrong in most of its rows, of which the first two would say nothing."""
+    signature = read_onnx(tagger())
+    plain = SyntheticBatches(Signature(inputs=signature.inputs, outputs=signature.outputs), 0, 16, {"ids": 1000})
+    ids, mask, _ = plain.take(torch.arange(plain.examples))[0]
+    assert int(ids.max()) > 980
+    assert int(mask.max()) == 1

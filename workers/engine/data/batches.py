@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -22,7 +24,8 @@ MADE_UP = 256
 MADE_UP_VALUES = 4 << 20
 FEWEST_MADE_UP = 8
 WHOLE_NUMBERS = 2
-"""Made-up integers are 0 or 1: what a model's vocabulary or categories hold cannot be known."""
+"""Made-up integers are 0 or 1 where no table says what they may be."""
+NO_ROWS: Mapping[str, int] = MappingProxyType({})
 
 
 class DatasetBatches:
@@ -73,19 +76,22 @@ class DatasetBatches:
 
 
 class SyntheticBatches:
-    """Made-up inputs: standard normal for floats, zeros and ones for integers and booleans."""
+    """Made-up inputs: standard normal for floats, zeros and ones for integers and booleans, or numbers of rows."""
 
     labelled = False
 
-    def __init__(self, signature: Signature, seed: int, free: int) -> None:
-        """`free`: the size of dimensions that the model leaves open."""
-        self.signature, self.seed, self.free = signature, seed, free
+    def __init__(self, signature: Signature, seed: int, free: int, rows: Mapping[str, int] = NO_ROWS) -> None:
+        """`free`: the size of dimensions that the model leaves open. `rows`: of the tables that inputs pick from."""
+        self.signature, self.seed, self.free, self.rows = signature, seed, free, rows
 
     @cached_property
     def inputs(self) -> list[Tensor]:
         generator = np.random.default_rng(self.seed)
         examples = self.shown(MADE_UP, MADE_UP_VALUES)
-        return [_made_up(spec, shape_of(spec, examples, self.free), generator) for spec in self.signature.inputs]
+        return [
+            _made_up(spec, shape_of(spec, examples, self.free), generator, self.rows.get(spec.name, WHOLE_NUMBERS))
+            for spec in self.signature.inputs
+        ]
 
     @property
     def examples(self) -> int:
@@ -105,11 +111,11 @@ def shape_of(spec: TensorSpec, examples: int, free: int) -> tuple[int, ...]:
     return (examples, *rest) if spec.shape else ()
 
 
-def _made_up(spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator) -> Tensor:
+def _made_up(spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator, below: int) -> Tensor:
     dtype = TORCH_OF_WORD[spec.dtype]
     if dtype.is_floating_point:
         return torch.from_numpy(np.asarray(generator.standard_normal(shape, np.float32))).to(dtype)
-    return torch.from_numpy(np.asarray(generator.integers(0, WHOLE_NUMBERS, shape))).to(dtype)
+    return torch.from_numpy(np.asarray(generator.integers(0, below, shape))).to(dtype)
 
 
 def _tensor(array: NDArray, rows: NDArray) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -71,6 +71,8 @@ class Conditions:
     """The uploaded one, in ONNX: what the result is to be like, instead of the original."""
     reference: Path | None = None
     """What the result's answers are compared with, where the original as it came answers something else."""
+    rows: Mapping[str, int] = field(default_factory=dict)
+    """Of the tables that inputs pick from, by input, for made-up ones."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _agreement_data(data: dict[str, Batches], conditions: Conditions) -> tuple[S
     for source in sources:
         if source in data:
             return source, data[source]
-    made_up = SyntheticBatches(conditions.signature, conditions.seed, conditions.free)
+    made_up = SyntheticBatches(conditions.signature, conditions.seed, conditions.free, conditions.rows)
     return "synthetic", made_up if conditions.interface is None else MappedBatches(made_up, conditions.interface.seen)
 
 
