@@ -15,6 +15,7 @@ per channel, ranges by minimum and maximum, as it does by default. Exit code 1 w
 from __future__ import annotations
 
 import argparse
+import logging
 import tempfile
 import time
 from dataclasses import dataclass
@@ -168,6 +169,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="part of a case's name")
     parser.add_argument("--keep", type=Path, help="folder for the reports, as JSON")
     arguments = parser.parse_args()
+    logging.disable(logging.WARNING)  # ONNX Runtime's quantizer warns of every vector
     torch.set_num_threads(1)
     columns = ["case", "size", "batch 1", "batch 32", "answers", "step, s", "of ONNX Runtime's", "goal"]
     table = Table(*columns, title="Int8, one thread, in ONNX Runtime", show_lines=True)
