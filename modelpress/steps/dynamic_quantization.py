@@ -21,7 +21,11 @@ class DynamicQuantization(Step):
         description="while quantized activations move the outputs by more than this share, the layers that do most of "
         "that for what they gain compute in float from their 8-bit weights; 0: all do, 1: none does",
     )
-    smooth: bool = Field(True, description="SmoothQuant in front of linear layers, where it makes their answers better")
+    smooth: bool = Field(
+        False,
+        description="SmoothQuant in front of linear layers, where it makes their answers better; values larger than "
+        "all in the calibration data then cost more than without",
+    )
     layers: LayerSelection = LayerSelection()
 
     needs: ClassVar[Data] = Data.NONE

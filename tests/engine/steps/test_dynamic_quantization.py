@@ -87,8 +87,8 @@ def test_all_layers_together_are_held_to_the_bound_and_those_that_hurt_most_for_
 def test_smoothing_helps_where_a_layer_norm_has_outliers(monkeypatch):
     monkeypatch.setattr("workers.engine.quantization.storage.INTEGER_PAYS", 1)
     plain, smoothed = context_of("normalized"), context_of("normalized")
-    apply(net("normalized"), plain, {**STEP, "largest_error": 1, "smooth": False})
-    apply(net("normalized"), smoothed, {**STEP, "largest_error": 1})
+    apply(net("normalized"), plain, {**STEP, "largest_error": 1})
+    apply(net("normalized"), smoothed, {**STEP, "largest_error": 1, "smooth": True})
     assert smoothed.figures["error"] < 0.7 * plain.figures["error"]
 
 

@@ -34,8 +34,8 @@ from workers.engine.transforms.fold_batch_norm import fold_batch_norm
 
 FEW = 8
 """Examples that show how ops act."""
-TRIALS = 64
-"""Examples on which ranges are tried out, and on whose outputs the whole is judged."""
+TRIALS, MOST_TRIALS = 1024, 64
+"""Examples, over all layers, on which ranges are tried out and on whose outputs the whole is judged; and at most."""
 CORRECTED = 256
 """Examples whose mean errors the biases take up, and on which roundings are learned."""
 
@@ -56,11 +56,12 @@ def static_quantization(step: StaticQuantization, graph: Graph, context: Context
     lowered = lower(graph, record(graph, few[0]))
     _align(graph, context)
     layers, stored = _layers(step, graph, context)
-    _prepare(step, graph, context, calibration.some(min(room, TRIALS)), layers, width)
+    trials = min(room, max(8, min(MOST_TRIALS, TRIALS // len(layers))))
+    _prepare(step, graph, context, calibration.some(trials), layers, width)
 
     context.progress(0.1, "finding ranges")
     placement = place(graph.module.graph, layers)
-    simulation = Simulation(graph, calibration.some(min(room, TRIALS)), before)
+    simulation = Simulation(graph, calibration.some(trials), before)
     del before  # as large as the model, and the quantized copy is another
     ranges, taken = find_ranges(graph, placement, step.ranges, calibration, simulation)
     context.notes.append(_told_ranges(step, calibration, taken))
