@@ -24,6 +24,9 @@ class Reach:
             size = fixed_batch(graph, context) or FEW
             batch = batch_of(training_data(context), torch.arange(size), context.device)
         probe.module.train()  # which recurrent layers on CUDA need for their gradients
+        for module in probe.module.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 (the base has no public name)
+                module.eval()  # one example has no statistics
         copies = [parameter for parameter in probe.module.parameters() if parameter.is_floating_point()]
         for parameter in copies:
             parameter.requires_grad_()

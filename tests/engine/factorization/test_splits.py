@@ -7,6 +7,7 @@ from torch import nn
 from modelpress.models import TensorSpec
 from tests.engine.steps.nets import outputs
 from workers.engine.builder import GraphBuilder
+from workers.engine.errors import StepError
 from workers.engine.factorization.moments import Seen, observe
 from workers.engine.factorization.spectra import spectrum, two_modes
 from workers.engine.factorization.splits import kind_of
@@ -164,3 +165,22 @@ def test_iterating_over_both_modes_is_no_worse_than_the_singular_vectors_of_each
     assert core.norm() > once.norm()
     whole = torch.einsum("po,prk,ri->oik", out, core, into)
     assert (tensor - whole).square().sum() == pytest.approx(tensor.square().sum() - core.square().sum())
+
+
+def test_inputs_that_never_vary_have_a_spectrum():
+    """Their covariance is rounding, of which some is negative."""
+    matrix, row = torch.randn(24, 16).double(), torch.randn(16).double() * 100
+    rows = row.expand(50, 16)
+    second = rows.T @ rows / 50 - torch.outer(row, row) - 1e-11 * torch.eye(16).double()
+    assert float(torch.linalg.eigvalsh(second)[0]) < 0
+    found = spectrum(matrix, second)
+    assert all(part.isfinite().all() for part in (found.lost, *found.cut(8)))
+
+
+def test_inputs_that_are_no_numbers_are_refused():
+    builder = GraphBuilder()
+    x = builder.input(TensorSpec(name="x", dtype="float32", shape=("batch", 8)))
+    y = builder.module("layer", Linear(parameter(torch.randn(16, 8)), None), x)
+    graph = builder.finish([(TensorSpec(name="y", dtype="float32", shape=("batch", 16)), y)], opset=17)
+    with pytest.raises(StepError, match="not finite"):
+        observe(graph, list(graph.layers()), [(torch.full((4, 8), torch.inf),)])

@@ -111,6 +111,16 @@ def test_the_two_levels_of_an_activation_are_those_that_move_it_least():
     assert torch.equal(levels.eval()(x), levels.train()(x))
 
 
+def test_a_value_that_never_varies_learns_two_levels_that_are_one():
+    histogram = Histogram()
+    histogram.see(torch.zeros(100))
+    histogram.count(torch.zeros(100))
+    levels, x = TwoLevels.of(histogram).train(), torch.zeros(4, requires_grad=True)
+    levels(x).sum().backward()
+    assert torch.equal(levels(x), torch.zeros(4))
+    assert all(part.grad.isfinite().all() for part in (x, levels.low, levels.high))
+
+
 def test_later_training_keeps_the_two_values():
     graph = apply(trained("convolutional"), unlabelled("convolutional"), BINARY | {"epochs": 2})
     before = weights(graph)

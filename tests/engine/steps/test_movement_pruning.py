@@ -1,13 +1,16 @@
 import pytest
 import torch
+from torch import nn
 
 from tests.engine.quantization.nets import inputs_of, net
 from tests.engine.steps.nets import (
+    CLASSES,
     KINDS,
     Examples,
     accuracy,
     apply,
     context_for,
+    exported,
     sequences,
     share_of_zeros,
     trained,
@@ -119,3 +122,22 @@ def test_nothing_that_learns_is_refused_with_the_reason():
         layer.module.register_forward_hook(lambda module, inputs, result: result.detach())
     with pytest.raises(StepError, match="no gradient"):
         apply(graph, context_for("attention", train="unlabelled"), MOVE)
+
+
+class Single(nn.Module):
+    """Takes one example at a time, of which a batch norm could learn nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, CLASSES)
+
+    def forward(self, x):
+        return self.last(self.norm(torch.relu(self.first(x)))).reshape(1, CLASSES)
+
+
+def test_a_batch_norm_of_a_model_that_takes_single_examples():
+    x = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
+    graph = exported(Single(), x[:1], batch=1)
+    context = context_for("attention", train=Examples(x), teacher=graph.copy())
+    graph = apply(graph, context, MOVE | {"sparsity": 0.5, "epochs": 1})
+    assert share_of_zeros(graph) == pytest.approx(0.5, abs=0.01)

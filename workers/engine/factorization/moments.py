@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workers.engine.errors import StepError
 from workers.engine.graph import Graph, Layer
 from workers.engine.ops.convolution import Conv, ConvTranspose
 from workers.engine.quantization.nodes import module_of
@@ -47,7 +48,10 @@ class Seen:
 
 @torch.no_grad()
 def observe(graph: Graph, layers: Iterable[Layer], batches: Sequence[Sequence[Tensor]]) -> dict[str, Seen]:
-    """Of each layer by its name. Where it makes several things, the first is meant."""
+    """Of each layer by its name. Where it makes several things, the first is meant.
+
+    Raises StepError where what is seen are no numbers.
+    """
     seen: dict[str, Seen] = {}
     hooks = []
     for layer in layers:
@@ -59,6 +63,9 @@ def observe(graph: Graph, layers: Iterable[Layer], batches: Sequence[Sequence[Te
     finally:
         for hook in hooks:
             hook.remove()
+    for name, own in seen.items():
+        if not all(bool(found.second.isfinite().all()) for found in (own.given, own.made) if found is not None):
+            raise StepError(f"what {name!r} takes or gives is not finite on the calibration data; check its values")
     return seen
 
 

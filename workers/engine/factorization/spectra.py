@@ -76,10 +76,13 @@ def _leading(kernel: Tensor, mode: int, rank: int) -> Tensor:
 
 def _root(second: Tensor) -> Tensor:
     """L with L @ L.T the second moment, made positive definite."""
-    mean = second.diagonal().mean().clamp_min(1e-30)
-    return torch.linalg.cholesky(
-        second + RIDGE * mean * torch.eye(len(second), dtype=second.dtype, device=second.device)
-    )
+    ridge = RIDGE * second.diagonal().mean().clamp_min(1e-30)
+    root, failed = torch.linalg.cholesky_ex(second + ridge * torch.eye(len(second)).to(second))
+    if not bool(failed):
+        return root
+    # of inputs that hardly vary, what is left is rounding, which has negative energies as well
+    energies, vectors = torch.linalg.eigh(second)
+    return vectors * (energies.clamp_min(0) + ridge).sqrt()
 
 
 def _lost(energies: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ class TwoLevels(nn.Module):
         if not self.training:
             return torch.where(value > self.threshold, self.high, self.low)
         distance = self.high - self.low
-        soft = ((value - self.threshold) / distance.detach()).clamp(-0.5, 0.5)
+        span = torch.where(distance == 0, 1.0, distance.detach())  # of a value that is the same in all examples
+        soft = ((value - self.threshold) / span).clamp(-0.5, 0.5)
         above = (value > self.threshold).to(value.dtype) + (soft - soft.detach())
         return self.low + distance * above
 
