@@ -164,6 +164,7 @@ class GraphBuilder:
             ) from error
         if isinstance(result, Tensor):
             self.forms.computed(function, arguments, result)
+            self._tie(function, arguments, result)
         self._tensors[node] = result
         names = (self.name_of(self._tensors[source]) for source in node.all_input_nodes)
         name = next(filter(None, names), None) or node.meta.get("value")
@@ -248,14 +249,19 @@ class GraphBuilder:
 
     def _folded(self, function: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> Tensor:
         """A weight that was only laid out anew keeps its name, and a transposed one stays tied to its source."""
-        op = op_of_function(function)
-        unfolded = self.forms.computed(function, args, result)
-        anew = op is not None and op.folds == ANY
+        unfolded, anew = self.forms.computed(function, args, result), _lays_out(function)
         if (unfolded or anew) and id(args[0]) in self._names and not self.forms.unfolds(result):
             self._names[id(result)] = self._names[id(args[0])]
-            if anew and result.dim() == 2 and result.shape == args[0].shape[::-1] and torch.equal(result, args[0].t()):
-                self._transposed[id(result)] = args[0]
+            self._tie(function, args, result)
         return result
+
+    def _tie(self, function: Callable[..., Any], args: Sequence[Any], result: Tensor) -> None:
+        """Remember of which matrix this is the transposed one, if it is one."""
+        source = args[0] if args and _lays_out(function) else None
+        if not isinstance(source, Tensor) or result.dim() != 2 or result.shape != source.shape[::-1]:
+            return
+        if torch.equal(result, source.t()):
+            self._transposed[id(result)] = source
 
     def _argument(self, value: Any) -> Any:
         return self.constant(value) if isinstance(value, Tensor) else value
@@ -286,3 +292,9 @@ def is_trainable(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or tensor.dtype.itemsize == 1 or tensor.dim() == 0 or tensor.numel() < 2:
         return False
     return bool((tensor.abs() < MASK_MAGNITUDE).all())
+
+
+def _lays_out(function: Callable[..., Any]) -> bool:
+    """Whether a function only lays a tensor out anew."""
+    op = op_of_function(function)
+    return op is not None and op.folds == ANY

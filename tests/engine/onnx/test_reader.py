@@ -1,12 +1,20 @@
 """What real files have in them, and what is said of those that cannot be read."""
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
 
 from tests.engine.onnx.running import assert_same, in_engine, model_of
+from workers.engine.clustering import Clusters
+from workers.engine.constraints import Constraint, Mask
 from workers.engine.errors import InvalidModelError, UnsupportedModelError
+from workers.engine.quantization.grid import IntegerGrid
+from workers.engine.quantization.half import Half
 from workers.engine.readers.onnx import read_onnx
 from workers.engine.writers.onnx import write_onnx
 
@@ -206,18 +214,43 @@ def test_metadata_is_kept_and_paths_are_not_added() -> None:
     assert not written.graph.node[0].doc_string
 
 
-def test_tied_weights_are_stored_and_trained_once() -> None:
-    table = batch(300, 16)
+def tied_table() -> bytes:
     nodes = [
         helper.make_node("Gather", ["tokens.weight", "x"], ["h"]),
         helper.make_node("Transpose", ["tokens.weight"], ["turned"], perm=[1, 0]),
         helper.make_node("MatMul", ["h", "turned"], ["y"]),
     ]
     inputs, outputs = {"x": ["batch", 5]}, {"y": ["batch", 5, 300]}
-    model = model_of(nodes, inputs, outputs, {"tokens.weight": table}, kinds={"x": TensorProto.INT64})
+    return model_of(nodes, inputs, outputs, {"tokens.weight": batch(300, 16)}, kinds={"x": TensorProto.INT64})
+
+
+def test_tied_weights_are_stored_and_trained_once() -> None:
+    model = tied_table()
     graph = assert_same(model, {"x": RANDOM.integers(0, 300, (2, 5))})
     assert len(list(graph.copy().module.parameters())) == 1
     assert len(write_onnx(graph)) < 1.02 * len(model)
+
+
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        (lambda weight: Mask(weight.abs() > 1), 4),
+        (lambda weight: Half(torch.float16), 2),
+        (lambda weight: IntegerGrid.fit(weight, (0,), folded=True), 1.25),
+        (lambda weight: Clusters.fit(weight, 16), 0.5),
+    ],
+    ids=["mask", "half", "integers", "clusters"],
+)
+def test_tied_weights_are_stored_once_in_any_form(make: Callable[[Tensor], Constraint], size: float) -> None:
+    graph = read_onnx(tied_table())
+    for layer in graph.layers():
+        layer.constrain("weight", make(layer.weights["weight"].detach()))
+    written = write_onnx(graph)
+    assert len(written) < 300 * 16 * size + 1500
+    x = RANDOM.integers(0, 300, (2, 5))
+    again = assert_same(written, {"x": x})
+    np.testing.assert_allclose(in_engine(again, {"x": x})[0], in_engine(graph, {"x": x})[0], rtol=1e-5, atol=1e-6)
+    assert len(write_onnx(again)) < 1.02 * len(written)
 
 
 def test_stored_integers_stay_integers() -> None:

@@ -15,9 +15,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from torch import Tensor, fx, nn
 
 from modelpress.models import TensorSpec
-from workers.engine.constraints import Constraint, constraints_of
+from workers.engine.constraints import Constraint, constraints_of, raw_parameter
 from workers.engine.dtypes import ONNX_OF_WORD
-from workers.engine.encodings import Encoding
+from workers.engine.encodings import Codebook, Encoding, HalfFloat, ScaledIntegers
 from workers.engine.errors import UnsupportedModelError
 from workers.engine.graph import PRODUCER, Graph
 from workers.engine.onnx_names import free_name
@@ -30,6 +30,8 @@ UNIFORM_ELEMENTS = 64
 """A tensor of one value that has as many is not worth its bytes."""
 LARGEST_FILE = 2**31 - 2**20
 """Protobuf messages end at 2 GiB."""
+FOLDED = (type(None), HalfFloat, ScaledIntegers, Codebook)
+"""Forms of weights that runtimes unfold when they load the file, a transposition behind them included."""
 
 
 def write_onnx(graph: Graph) -> bytes:
@@ -84,8 +86,8 @@ class OnnxBuilder:
         self._weights: dict[tuple[str, str, bool], str] = {}
         self.integers: dict[fx.Node, str] = {}
         """The integers behind values that are on a grid, for ops that read them another way."""
-        self._plain: dict[int, str] = {}
-        """Parameters that are stored as they are: a tied layer that needs one transposed says so in the file."""
+        self._laid_out: dict[nn.Parameter, list[tuple[Tensor, type, bool, str]]] = {}
+        """Values of parameters, their forms, and whether they are stored transposed: tied layers store one of both."""
         nodes = list(graph.module.graph.nodes)
         for node, spec in zip((n for n in nodes if n.op == "placeholder"), graph.inputs, strict=True):
             self._names[node] = spec.name
@@ -299,16 +301,18 @@ class OnnxBuilder:
         if parameter is None:
             return ""
         tensor, encoding = self._encoded.get((str(node.target), name), (parameter, None))
-        label = f"{self.layer(node)}.{name}"
+        label, form = f"{self.layer(node)}.{name}", type(encoding)
+        known = self._laid_out.setdefault(raw_parameter(self.module(node), name), [])
+        for value, other, turned, stored in known:
+            if turned != transpose and form is other and form in FOLDED and torch.equal(value, tensor):
+                return self.node("Transpose", [stored], f"{label}_transposed", perm=(1, 0))
         if encoding is not None:
-            return (encoding.transposed() if transpose else encoding).write(self, label)
-        label = node.meta.get("names", {}).get(name, label)
-        if transpose and id(tensor) in self._plain:
-            return self.node("Transpose", [self._plain[id(tensor)]], f"{label}_transposed", perm=(1, 0))
-        name = self.initializer(label, tensor.t() if transpose else tensor)
-        if not transpose:
-            self._plain[id(tensor)] = name
-        return name
+            stored = (encoding.transposed() if transpose else encoding).write(self, label)
+        else:
+            own = node.meta.get("names", {}).get(name, label)
+            stored = self.initializer(own, tensor.t() if transpose else tensor)
+        known.append((tensor, form, transpose, stored))
+        return stored
 
     def _bind_parts(self, name: str, parts: list[fx.Node], least: int) -> list[str]:
         """Names of a node's outputs; those that nobody asks for are left out."""
