@@ -17,6 +17,9 @@ class HalfPrecision(Step):
 
     needs: ClassVar[Data] = Data.NONE
     stage: ClassVar[Stage] = Stage.STORAGE
+    never_after: ClassVar[dict[str, str]] = {
+        "half_precision": "its weights are in 16 bits already; one step with a wider selection does both",
+    }
     paper: ClassVar[str] = "Micikevicius et al., 2018, arXiv:1710.03740"
 
     def foresee(self, before: Forecast) -> Forecast:

@@ -125,7 +125,7 @@ GOOD = np.zeros((8, 1, 28, 28), np.float32)
         ({"x": GOOD}, [{"step": "static_quantization", "bits": 3}], "/recipe/0/bits", ""),
         ({"x": GOOD}, [{"step": "half_precision"}, {"step": "half_precision"}], "/recipe/1/step", "after"),
         ({"x": GOOD}, [{"step": "magnitude_pruning", "sparsity": 1.5}], "/recipe/0/sparsity", "1"),
-        ({"x": GOOD}, [{"step": "distillation"}], "/recipe/0", "data.train"),
+        ({"x": GOOD}, [{"step": "fine_tuning"}], "/recipe/0", "data.train"),
     ],
 )  # fmt: skip
 def test_a_job_that_cannot_work_is_refused_at_once(
