@@ -119,7 +119,7 @@ def model_and_data(case: Case, folder: Path, cache: Path) -> tuple[Path, dict[st
 
 
 def times_as_long(case: Case, model: Path, calibrate: Arrays) -> float:
-    """CPU seconds of our step, from graph to bytes, over those of ONNX Runtime's, on the same inputs: median of pairs."""
+    """CPU seconds of our step, graph to bytes, over those of ONNX Runtime's, on the same inputs: median of pairs."""
     graph = read_onnx(model)
     signature = Signature(inputs=graph.inputs, outputs=graph.outputs)
     with tempfile.TemporaryDirectory() as scratch:
