@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.engine.interface.running import File, colours, tokens
-from tests.engine.steps.nets import KINDS, Examples, apply, context_for, data_of, outputs, trained
+from tests.engine.steps.nets import KINDS, Examples, apply, context_for, data_of, exported, outputs, trained
 from workers.engine.data import SyntheticBatches
 from workers.engine.errors import StepError
 from workers.engine.inspection import signature
@@ -53,6 +54,31 @@ def test_narrower_numbers_stand_for_the_original_ones(kind, options, bound):
     (found,) = file(x)
     assert sent.element_size() < 4
     assert float((found - wanted).norm() / wanted.norm()) < bound
+
+
+class Typed(nn.Module):
+    """Answers in a type that runtimes do not quantize."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.layer, self.dtype = nn.Linear(8, 6), dtype
+
+    def forward(self, x):
+        return self.layer(x).to(self.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"top": 5}], ids=["all", "best"])
+def test_answers_of_any_type_become_bytes(dtype, options):
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    graph = exported(Typed(dtype), x[:2])
+    context = context_for("convolutional", train=Examples(x), teacher=graph, original=graph, class_axis=None)
+    file = File(apply(graph.copy(), context, {"step": "output_compression", "dtype": "uint8", **options}))
+    assert all(sent.dtype == torch.uint8 for sent in file.send(x).values())
+    (found,), (wanted,) = file(x), graph(x)
+    assert found.dtype == dtype
+    best = wanted.double() >= wanted.double().topk(options.get("top", 6)).values[:, -1:]
+    assert float((found - wanted).double()[best].norm() / wanted.double()[best].norm()) < 1e-2
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -174,7 +174,9 @@ class Smaller:
         low, high = self._range(output)
         scale = (high - low) / LAST_STEP
         zero = min(max(round(-low / scale), 0), LAST_STEP)
-        step = add_constant(self.graph.module, "answer_scale", torch.tensor(scale, dtype=TORCH_OF_WORD[word]))
+        if word != "float32":  # runtimes quantize few other types
+            node = self._after(node, cast, to=ONNX_OF_WORD["float32"])
+        step = add_constant(self.graph.module, "answer_scale", torch.tensor(scale))
         point = add_constant(self.graph.module, "answer_zero", torch.tensor(zero, dtype=torch.uint8))
         return self._after(node, quantize, step, point, axis=1), Steps("uint8", word, scale, zero)
 
