@@ -2,11 +2,13 @@ import onnx
 import onnx.parser
 import pytest
 import torch
+from torch import nn
 
 from tests.engine.interface.running import File, colours, features, flat, tokens
 from tests.engine.onnx.odd_models import speech
-from tests.engine.steps.nets import Examples, apply, context_for, data_of, outputs, trained
+from tests.engine.steps.nets import Examples, apply, context_for, data_of, exported, outputs, trained
 from workers.engine.errors import StepError
+from workers.engine.interface.cutting import after_cut
 from workers.engine.readers.onnx import read_onnx
 from workers.engine.writers.onnx import write_onnx
 
@@ -132,6 +134,17 @@ def test_a_cut_makes_a_feature_extractor(kind, layer, shape):
     assert file.told["outputs"] == {layer: f"is what '{layer}' gives inside the original"}
     assert context.figures["parameters_after"] < context.figures["parameters_before"]
     assert shape is None or tuple(wanted.shape[1:]) == shape
+
+
+def test_a_teacher_that_has_no_such_layer_teaches_nothing_of_it():
+    """Not even where its answers happen to be as wide."""
+    graph = features()
+    teacher = exported(nn.Sequential(nn.Linear(16, 32)), torch.zeros(2, 16))
+    context = context_for("convolutional", train=Examples(inputs_of("features")), teacher=teacher, original=graph)
+    small = apply(graph.copy(), context, {"step": "feature_selection", "cut": "hidden"})
+    x = inputs_of("features", 8)
+    with torch.no_grad():
+        torch.testing.assert_close(after_cut(context, small).teacher(x)[0], small(x)[0])
 
 
 TWO_INPUTS = """

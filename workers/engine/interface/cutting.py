@@ -49,7 +49,9 @@ def after_cut(context: Context, graph: Graph) -> Context:
     """
     original = copy_cut_like(context.original, graph)
     teacher = original if context.teacher is context.original else copy_cut_like(context.teacher, graph)
-    if isinstance(teacher, Graph) and teacher.outputs[0].shape[1:] != graph.outputs[0].shape[1:]:
+    if isinstance(teacher, Graph) and (
+        teacher.cut != graph.cut or teacher.outputs[0].shape[1:] != graph.outputs[0].shape[1:]
+    ):
         teacher = original
     train, calibrate = (
         Unlabelled(data) if data is not None and data.labelled else data for data in (context.train, context.calibrate)
