@@ -61,7 +61,8 @@ class Zygote:
         while True:
             for key, _ in self.selector.select():
                 if key.data is not None:
-                    self._attend(key.data, gone=key.fd == key.data.exit)
+                    if key.data in self.children:  # its exit may stand before its last words in the same selection
+                        self._attend(key.data, gone=key.fd == key.data.exit)
                     continue
                 message, files = messages.receive(self.control)
                 if not isinstance(message, messages.Run):
@@ -122,7 +123,7 @@ class Zygote:
                     child.ended = message
                 else:
                     break
-        if gone and child in self.children:
+        if gone:
             self._bury(child)
 
     def _bury(self, child: Child) -> None:

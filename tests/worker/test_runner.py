@@ -80,6 +80,33 @@ def test_files_come_with_messages_and_close_on_exec() -> None:
     messages.close_all([reader, writer, copy])
 
 
+def test_the_zygote_outlives_a_child_whose_exit_is_seen_before_its_last_words() -> None:
+    """Both are ready at once, in either order, when a runner ends."""
+    program = """if True:
+        import os
+        from workers import messages, zygote
+
+        ours, theirs = messages.pair()
+        parent = zygote.Zygote(engine=None, control=theirs, spares=0)
+        told, channel = messages.pair()
+        channel.setblocking(False)
+        if (keeper := os.fork()) == 0:
+            os._exit(0)
+        os.waitid(os.P_PID, keeper, os.WEXITED | os.WNOWAIT)
+        child = zygote.Child(keeper, os.pidfd_open(keeper), channel, number=7)
+        parent.children.append(child)
+        messages.send(told, messages.Ended(status=0, peak_bytes=5))
+        for file in (child.exit, child.channel):
+            parent.selector.register(file, zygote.selectors.EVENT_READ, child)
+        ours.shutdown(zygote.socket.SHUT_WR)
+        parent.serve()
+        assert isinstance(messages.receive(ours)[0], messages.Ready)
+        print(messages.receive(ours)[0])
+    """
+    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert "number=7 status=0 peak_bytes=5" in told.stdout
+
+
 def test_a_process_of_the_same_user_cannot_read_hidden_memory() -> None:
     """Neither has a capability here, so that the user alone decides."""
     program = """if True:
