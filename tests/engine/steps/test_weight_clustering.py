@@ -168,6 +168,17 @@ def test_biases_share_values_where_it_is_asked_for():
     assert all(torch.equal(x.module.bias, bias) for x, bias in zip(plain.layers(), before, strict=True))
 
 
+def test_a_file_of_shared_values_can_lose_channels_by_their_effect():
+    """No parameter is behind what a file picks from a list of values; its gradient tells all the same."""
+    stored = apply(trained("convolutional"), context_for("convolutional", train=None), STEP)
+    step = {"step": "channel_pruning", "importance": "taylor", "refit": False}
+    in_memory, from_file = (
+        apply(graph, context_for("convolutional"), step) for graph in (stored, read_onnx(write_onnx(stored)))
+    )
+    x = data_of("convolutional", "test").inputs
+    torch.testing.assert_close(from_file(x)[0], in_memory(x)[0], rtol=1e-4, atol=1e-4)
+
+
 def test_without_data_it_says_that_nothing_was_trained():
     context = context_for("convolutional", train=None)
     apply(trained("convolutional"), context, STEP | {"epochs": 3})

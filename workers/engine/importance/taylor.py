@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that all of PyTorch's users know)
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from workers.engine.batching import Batch, answers, batch_of, batch_taken, labels_of, on_device, whole
 from workers.engine.context import Batches, Context
@@ -45,31 +46,54 @@ def taylor(groups: Sequence[Units], context: Context) -> list[Tensor]:
         order = torch.randperm(data.examples, generator=torch.Generator().manual_seed(context.seed))[:EXAMPLES]
         batches = whole(order, size).split(size) if size else order.split(BATCH)
         loss = _loss(graph, data, order, size, context)
-        parameters = {units.trained(slot) for units, found in zip(groups, slots, strict=True) for slot in found}
         before = {parameter: parameter.requires_grad for parameter in graph.module.parameters()}
         try:
             for parameter in before:
-                parameter.requires_grad_(parameter in parameters)
+                parameter.requires_grad_(False)
             for done, indices in enumerate(batches):
                 context.progress(0.8 * done / len(batches), "gradients on calibration data")
                 batch = batch_of(data, indices, context.device)
-                loss(graph(*batch.inputs), batch).backward()
-                for index, (units, found) in enumerate(zip(groups, slots, strict=True)):
-                    scores[index] += _effect(units, found).square() / len(batches)
-                graph.module.zero_grad()
+                with parametrize.cached():  # so that these are the very tensors that the graph computes with
+                    used = [[units.watched(slot) for slot in found] for units, found in zip(groups, slots, strict=True)]
+                    weights = _watched(used)
+                    changes = _changes(loss(graph(*batch.inputs), batch), weights)
+                for index, (of_group, found) in enumerate(zip(used, slots, strict=True)):
+                    effect = _effect(len(scores[index]), of_group, found, changes)
+                    scores[index] += effect.square() / len(batches)
         finally:
             for parameter, required in before.items():
                 parameter.requires_grad_(required)
     return [score.cpu() for score in scores]
 
 
-def _effect(units: Units, slots: list[Slot]) -> Tensor:
+def _watched(used: list[list[Tensor]]) -> list[Tensor]:
+    """Each once, with a gradient of its own: behind values that are picked from a list, no parameter has one."""
+    weights = list({id(weight): weight for found in used for weight in found}.values())
+    for weight in weights:
+        weight.requires_grad_()
+    return weights
+
+
+def _changes(loss: Tensor, weights: list[Tensor]) -> dict[int, Tensor]:
+    """By id: weight times gradient. Raises StepError where no gradient reaches any of them."""
+    if not loss.requires_grad:
+        raise StepError("taylor: no gradient reaches what could be removed; choose another importance, such as l2")
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    for weight in weights:
+        weight.requires_grad_(False)
+    return {
+        id(weight): weight * gradient
+        for weight, gradient in zip(weights, gradients, strict=True)
+        if gradient is not None
+    }
+
+
+def _effect(units: int, used: list[Tensor], slots: list[Slot], changes: dict[int, Tensor]) -> Tensor:
     """(units,): the first-order change of the loss where each unit is gone."""
-    total = torch.zeros(units.group.units)
-    for slot in slots:
-        weight = units.trained(slot)
-        if weight.grad is not None:
-            total = total.to(weight.device) + rows_of(weight.detach() * weight.grad, slot).sum(1)
+    total = torch.zeros(units)
+    for weight, slot in zip(used, slots, strict=True):
+        if id(weight) in changes:
+            total = total.to(weight.device) + rows_of(changes[id(weight)], slot).sum(1)
     return total
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from workers.engine.constraints import raw_parameter
 from workers.engine.graph import Graph
 from workers.engine.structure.groups import Group, Slot
 
@@ -31,9 +30,10 @@ class Units:
         tensor: Tensor = getattr(self.owner(slot), slot.name)
         return tensor.detach()
 
-    def trained(self, slot: Slot) -> nn.Parameter:
-        """The parameter behind it."""
-        return raw_parameter(self.owner(slot), slot.name)
+    def watched(self, slot: Slot) -> Tensor:
+        """The same tensor, not detached. Inside `parametrize.cached` it is the one that the graph computes with."""
+        tensor: Tensor = getattr(self.owner(slot), slot.name)
+        return tensor
 
     def weights(self, *roles: str) -> list[Tensor]:
         """A matrix (units, values of one unit) for each matrix or kernel; biases count where there is nothing else."""
