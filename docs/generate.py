@@ -3,7 +3,7 @@
 from inspect import cleandoc
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -81,7 +81,7 @@ def kind(annotation: Any) -> str:
         return {"LayerSelection": "`{include, exclude}`", "NoneType": "null"}.get(
             annotation.__name__, annotation.__name__
         )
-    if isinstance(annotation, UnionType):
+    if get_origin(annotation) in (UnionType, Union):
         return " or ".join(map(kind, given))
     if get_origin(annotation) is Annotated:
         return values(FieldInfo.from_annotation(annotation))

@@ -26,6 +26,8 @@ def plain(detail: ErrorDetails) -> str:
             return 'this is an object: {"…": …}'
         case "too_short":
             return f"this needs at least {context['min_length']} of them"
+        case "too_long":
+            return f"at most {context['max_length']} of them, and these are {context['actual_length']}"
         case "value_error":
             return str(context["error"])
     message = detail["msg"]

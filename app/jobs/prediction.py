@@ -16,7 +16,7 @@ def predict(model: ModelSpec, model_bytes: int, recipe: Sequence[Step], first: F
     """`first`: the format by which sizes are judged."""
     forecast = Forecast(sides=1 if any(model.stats.ops.get(norm) for norm in NORMS) else 2)
     for step in recipe:
-        some = "layers" in step.model_fields_set  # how much of the model they are is not known here
+        some = "layers" in step.changed()  # how much of the model they are is not known here
         forecast = forecast.without(step.step) if some else step.foresee(forecast)
     parameters = model.stats.parameters
     other = max(0, model_bytes - 4 * parameters) if model.format == "onnx" else 0

@@ -26,6 +26,8 @@ class OrAuto:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def read(value: Any, steps: ValidatorFunctionWrapHandler) -> Any:
+            if isinstance(value, str) and value != "auto":
+                raise ValueError('this is a list of steps, or "auto"')
             return [] if value == "auto" else steps(value)
 
         return no_info_wrap_validator_function(read, handler(source))

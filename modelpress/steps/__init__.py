@@ -83,7 +83,7 @@ def check_order(recipe: list[AnyStep]) -> None:
     """Raise IllegalOrderError unless every step may come after all those before it."""
     for index, later in enumerate(recipe):
         for earlier in recipe[:index]:
-            reason = why_not_after(type(later), type(earlier))
+            reason = why_not_after(type(later), type(earlier)) or earlier.why_not_before(later)
             if reason is not None:
                 raise IllegalOrderError(index, reason)
 

@@ -91,6 +91,10 @@ class Step(BaseModel):
         """The least data this step needs with these options."""
         return self.needs
 
+    def changed(self) -> set[str]:
+        """Options that differ from their defaults. Jobs keep all options filled in, so which were set says nothing."""
+        return {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+
     def reads_labels(self) -> bool:
         """Whether it needs labels with these options."""
         return self.data_needed() is Data.TRAIN
@@ -98,6 +102,10 @@ class Step(BaseModel):
     def makes_up(self) -> bool:
         """Whether it works on made-up inputs where none are sent."""
         return self.synthetic and self.data_needed() is not Data.NONE and not self.reads_labels()
+
+    def why_not_before(self, later: "Step") -> str | None:  # noqa: ARG002 - for those that override it
+        """Why, with these options, a step cannot come anywhere later that the declarations would allow there."""
+        return None
 
     def foresee(self, before: Forecast) -> Forecast:
         """What the sizes of a model are expected to be after this step."""

@@ -2,7 +2,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from modelpress.steps.base import LayerSelection, Stage
+from modelpress.steps.base import Data, LayerSelection, Stage, Step
 from modelpress.steps.forecast import Forecast
 from modelpress.steps.training import TaughtStep
 
@@ -40,6 +40,14 @@ class Binarization(TaughtStep):
         "lottery_ticket": NO_ZERO,
     }
     paper: ClassVar[str] = "Rastegari et al., 2016, arXiv:1603.05279; Courbariaux et al., 2015, arXiv:1511.00363"
+
+    def why_not_before(self, later: Step) -> str | None:
+        if self.outputs and later.data_needed() in (Data.UNLABELLED, Data.TRAIN):
+            return (
+                f"{later.step} cannot come after binarization with outputs: answers of 0 and 1 have no gradient; leave "
+                "outputs out, and put output_compression with decide: auto last"
+            )
+        return None
 
     def foresee(self, before: Forecast) -> Forecast:
         return before.stored(1)

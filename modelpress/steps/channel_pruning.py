@@ -35,7 +35,11 @@ class ChannelPruning(Step):
         "where there is data and l2 where there is none",
     )
     round_to: int = Field(
-        8, ge=1, le=256, description="widths that are left are multiples of this, which runtimes compute fastest"
+        8,
+        ge=1,
+        le=256,
+        description="widths that are left are multiples of this, which runtimes compute fastest; a layer that is "
+        "narrower than this takes any",
     )
     kinds: tuple[Kind, ...] = Field(
         ("channels", "neurons", "heads", "hidden_units"),
@@ -75,6 +79,6 @@ class ChannelPruning(Step):
         if self.parameters_left or self.macs_left:
             # fewer multiply-accumulates do not take the same share of the weights in every net
             return before.left(self.parameters_left or self.macs_left or 1.0)
-        if self.model_fields_set & {"kinds", "layer_ratios"}:
+        if self.changed() & {"kinds", "layer_ratios"}:
             return before.without(self.step)  # a share of less than everything says little
         return before.left((1 - (self.ratio or HALF)) ** before.sides)

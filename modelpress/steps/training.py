@@ -16,7 +16,7 @@ class TrainingStep(Step):
     )
     batch_size: int = Field(64, ge=2, le=65536, description="examples an update")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="peak of the one-cycle schedule, for AdamW")
-    weight_decay: float = Field(0.0, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0, le=1, description="of AdamW: share by which weights shrink, times the rate")
     seconds: float | None = Field(None, gt=0, description="stop the training after this long and keep the best weights")
     validation: float = Field(
         0.1, ge=0, lt=1, description="share of the training data held out, to keep the best weights by"

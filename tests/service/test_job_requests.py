@@ -55,6 +55,13 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"recipe": [{"step": "prune"}]}, "/recipe/0/step", "there is no step 'prune'; there are: channel_pruning"),
     ({"recipe": [{"ratio": 1}]}, "/recipe/0/step", "names itself"),
     ({"recipe": []}, "/recipe", "at least 1"),
+    ({"recipe": "automatic"}, "/recipe", 'this is a list of steps, or "auto"'),
+    ({"recipe": HALF * 17}, "/recipe", "at most 16 of them, and these are 17"),
+    (
+        {"recipe": [{"step": "binarization", "outputs": True}, {"step": "distillation"}]},
+        "/recipe/1/step",
+        "distillation cannot come after binarization with outputs",
+    ),
     (
         {"recipe": [{"step": "half_precision", "bits": 4}]},
         "/recipe/0/bits",

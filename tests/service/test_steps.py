@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from modelpress.steps import STEPS, allowed_before
+from modelpress.steps import STEPS, Step, allowed_before
 
 pytestmark = pytest.mark.anyio
 
@@ -23,3 +23,10 @@ async def test_every_step_is_there_with_all_that_it_declares(client: httpx.Async
         assert item["description"]
         assert set(item["options"]["properties"]) == set(step.model_fields)
         assert (await client.get(f"/v1/steps/{item['name']}")).json() == item
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+async def test_options_that_were_filled_in_are_not_taken_for_chosen_ones(step: type[Step]) -> None:
+    filled = step.model_validate(step.model_construct().model_dump())
+    assert filled.model_fields_set == set(step.model_fields)
+    assert filled.changed() == set()

@@ -61,7 +61,7 @@ def test_given_bounds_on_the_outputs():
 def test_only_the_selected_layers():
     graph, context = clipped("convolutional", layers={"include": ["conv1"]})
     assert len(bounds_of(graph)) == 1
-    assert "1 results are bounded: conv1" in context.notes[-1]
+    assert "1 results are bounded: conv1: " in context.notes[-1]
 
 
 def test_rare_values_no_longer_make_the_grids_of_8_bits_coarse():

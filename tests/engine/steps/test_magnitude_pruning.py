@@ -176,6 +176,12 @@ def test_options_of_the_training_have_no_effect_without_one():
     assert context.warnings == ["epochs had no effect: only the cubic schedule trains"]
 
 
+def test_a_recipe_with_all_its_defaults_filled_in_as_jobs_keep_it_is_not_warned_of():
+    context = context_for("convolutional")
+    apply(trained("convolutional"), context, MagnitudePruning(sparsity=0.5).model_dump())
+    assert context.warnings == []
+
+
 def test_tied_weights_are_counted_once_and_masked_alike():
     context = context_for("attention")
     graph = apply(net("tied"), context, {"step": "magnitude_pruning", "sparsity": 0.5, "scope": "global"})

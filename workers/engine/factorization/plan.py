@@ -81,7 +81,7 @@ class Plan:
     def _why_whole(self, split: Split) -> str:
         least = min(ranks.lost for ranks in split.options)
         if self._by_energy:
-            return f"in parts, it would lose {least:.1%} of its energy at least, more than {1 - self._energy:.0%}"
+            return f"in parts, it would lose {least:.1%} of its energy at least, more than {1 - self._energy:.2%}"
         return f"in parts, it would lose {least:.1%} of its energy at least, too much for what that would save"
 
     @property

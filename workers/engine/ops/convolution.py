@@ -334,10 +334,11 @@ class ConvTransposeOp(LayerOp):
 def _give_channels(node: fx.Node, axes: Axes, out: Dim) -> None:
     """The output of a convolution: its channels, and space that stays."""
     batch, _, *space = axes.of(source_of(node))
+    slides = f"the convolution {axes.name(node)} slides along it"
     for dim in space:
-        axes.keep(dim, f"{axes.name(node)} slides along it")
+        axes.keep(dim, slides)
     shape = axes.shape(node)
-    axes.give(node, [batch, out, *(axes.stays(size, f"{axes.name(node)} slides along it") for size in shape[2:])])
+    axes.give(node, [batch, out, *(axes.stays(size, slides) for size in shape[2:])])
 
 
 def _weight_shape(node: fx.Node) -> Sequence[int]:

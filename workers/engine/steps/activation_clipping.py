@@ -63,7 +63,7 @@ def activation_clipping(step: ActivationClipping, graph: Graph, context: Context
             effect = _tell_effect(graph, before, context)
             if step.bounds == "given" and effect == 0:
                 context.warnings.append("on the data nothing lies beyond these bounds: they changed no answer")
-    listed = "; ".join(f"{names[node]} {_said(*limits)}" for node, limits in zip(bounds, found, strict=True))
+    listed = "; ".join(f"{names[node]}: {_said(*limits)}" for node, limits in zip(bounds, found, strict=True))
     context.notes.append(f"{len(bounds)} results are bounded: {listed}")
     context.figures["bounded"] = len(bounds)
     return graph

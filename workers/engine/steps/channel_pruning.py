@@ -160,7 +160,7 @@ def _reach(
     if least > target:
         raise StepError(
             f"{option} {target:g} is out of reach: with all removed that may be, {least:.3g} is left; "
-            "raise it, or let more layers and kinds be pruned"
+            "raise it (or what a recipe by auto made it from, the targets), or let more layers and kinds be pruned"
         )
     for trial in range(TRIALS):
         context.progress(trial / TRIALS, f"looking for {option} {target:g}")

@@ -128,7 +128,7 @@ def _told(context: Context, place: int) -> str:
 
 
 def _warn_of_idle(step: LotteryTicket, context: Context) -> None:
-    if step.rewind != "early" and "early" in step.model_fields_set:
+    if step.rewind != "early" and "early" in step.changed():
         context.warnings.append(f"early had no effect: it is for rewind early, and this is {step.rewind}")
 
 

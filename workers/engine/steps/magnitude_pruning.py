@@ -59,7 +59,7 @@ def _gradually(step: MagnitudePruning, graph: Graph, context: Context, weights: 
 
 
 def _tell_idle(step: MagnitudePruning, context: Context) -> None:
-    idle = sorted(step.model_fields_set & TaughtStep.model_fields.keys() - {"step"})
+    idle = sorted(step.changed() & TaughtStep.model_fields.keys())
     if idle:
         context.warnings.append(f"{', '.join(idle)} had no effect: only the cubic schedule trains")
 

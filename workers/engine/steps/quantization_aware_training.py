@@ -69,8 +69,8 @@ def _in_integers(step: QuantizationAwareTraining, graph: Graph, context: Context
     context.figures["error_before_training"] = context.figures.pop("error")
     if step.weight_bits < EDGE_BITS:
         context.notes.append(
-            f"weights take only {2**step.weight_bits - 1} of the values of a byte, as in {step.weight_bits} bits; the "
-            "ONNX file holds the bytes, and packing takes out what they have too many"
+            f"weights take only {2**step.weight_bits - 1} of the values of a byte, which fit in {step.weight_bits} "
+            "bits; the ONNX file holds the bytes, and a packed file takes no more than that"
         )
     return graph, integer
 

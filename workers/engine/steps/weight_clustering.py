@@ -102,6 +102,6 @@ def _biases(layer: Layer) -> list[str]:
 def _tell_untrained(step: WeightClustering, context: Context) -> None:
     if step.train is None:
         context.notes.append("the values are not trained, because there is no training data: send some as data.train")
-    idle = sorted(step.model_fields_set & TaughtStep.model_fields.keys() - {"step"})
+    idle = sorted(step.changed() & TaughtStep.model_fields.keys())
     if idle:
         context.warnings.append(f"{', '.join(idle)} had no effect: the values were not trained")
