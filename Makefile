@@ -36,7 +36,8 @@ fmt: $(DEV)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# others need more: tiny_job a running service; acceptance, structural_pruning, packed reference models
+# others need more: tiny_job a running service; step_matrix hours; acceptance, structural_pruning, packed, int8, low_bits, few_bits,
+# low_rank, lottery, distilling, deep_compression real data and reference models
 bench: $(DEV)  ## what the machinery costs, steps against their peers, and every model of the zoo, on this machine
 	$(BIN)/python -m benchmarks.job_overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quantization
