@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.engine.constraints import Constraint, raw_parameter
+from workers.engine.constraints import Constraint, raw_parameter, stored_bits
 from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph, Layer
@@ -66,7 +66,7 @@ def none_left(context: Context) -> StepError:
 
 def _why_not(weight: Weight, bits: float) -> str | None:
     value = weight.value
-    stored = min((constraint.bits for constraint in weight.layer.constraints(weight.name)), default=32)
+    stored = stored_bits(weight.layer.module, weight.name)
     if not value.isfinite().all():
         raise StepError(f"{weight.layer.name} holds weights that are not numbers: repair the model first")
     if bits >= 32:

@@ -16,7 +16,7 @@ from workers.engine.ops.base import Op, Quantization, op_of, register
 from workers.engine.ops.indexing import Embedding
 from workers.engine.ops.opaque import Stored
 from workers.engine.quantization.nodes import calls_of, module_of
-from workers.engine.transforms.adding import add_leaf, results_of
+from workers.engine.transforms.adding import add_leaf
 
 if TYPE_CHECKING:
     from workers.engine.writers.onnx import OnnxBuilder
@@ -124,10 +124,6 @@ def last_of(node: fx.Node) -> fx.Node:
 
 def name_of(node: fx.Node) -> str:
     return op_of(node).name if node.op in ("call_module", "call_function") else ""
-
-
-def is_output(graph: Graph, node: fx.Node) -> bool:
-    return node in results_of(graph.module)
 
 
 def bound(graph: Graph, node: fx.Node, low: float | None, high: float | None) -> None:
