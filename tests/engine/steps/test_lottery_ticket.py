@@ -102,6 +102,7 @@ def test_the_time_is_shared_by_the_rounds():
     apply(trained("convolutional"), context, TICKET | {"sparsity": 0.75, "epochs": 1000, "seconds": 1.5})
     assert len(context.series["kept"]) == 3
     assert context.figures["seconds_a_round"] < 1.5
+    assert "3 of the 3 trainings were stopped by the time limit" in context.notes[-1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -39,22 +39,28 @@ def lottery_ticket(step: LotteryTicket, graph: Graph, context: Context) -> Graph
         weight.masks()  # before any training, which knows no weight that is replaced by another
     beginning = Beginning(graph, step.early if step.rewind == "early" else 0.0)
     shares = _shares(step, start)
-    outcome = _train(step, graph, context, beginning, 0, len(shares))
-    _record(context, 1 - start, outcome)
+    outcomes = [_train(step, graph, context, beginning, 0, len(shares))]
+    _record(context, 1 - start, outcomes[0])
     for done, share in enumerate(shares, 1):
         for weight, keep in zip(weights, staying([w.magnitude() for w in weights], share, step.scope), strict=True):
             weight.keep(keep)
         beginning.restore()
         if done == len(shares):
             context.extras["ticket"] = graph.copy()
-        outcome = _train(step, graph, context, beginning, done, len(shares))
-        _record(context, 1 - share, outcome)
-    context.figures |= {"sparsity": sparsity(weights), "rounds": len(shares)} | outcome.measured()
+        outcomes.append(_train(step, graph, context, beginning, done, len(shares)))
+        _record(context, 1 - share, outcomes[-1])
+    context.figures |= {"sparsity": sparsity(weights), "rounds": len(shares)} | outcomes[-1].measured()
     total = sum(weight.value().numel() for weight in weights)
     context.notes += [
         f"the first training, of all weights: {_told(context, 0)}; the last, of the ticket: {_told(context, -1)}",
         f"{len(shares)} rounds left {sparsity(weights):.2%} of the {total} weights in {len(weights)} tensors zero",
     ]
+    stopped = sum(outcome.out_of_time for outcome in outcomes)
+    if stopped:
+        context.notes.append(
+            f"{stopped} of the {len(outcomes)} trainings were stopped by the time limit: a larger round_share, which "
+            "takes fewer of them, gives each more"
+        )
     return graph
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from modelpress.steps.training import TaughtStep
 from modelpress.steps.weight_clustering import WeightClustering
 from workers.engine.clustering import Clusters
-from workers.engine.constraints import raw_parameter
+from workers.engine.constraints import raw_parameter, stored_bits
 from workers.engine.context import Context
 from workers.engine.errors import StepError
 from workers.engine.graph import Graph, Layer
@@ -77,7 +77,7 @@ def _share_biases(biases: list[list[Place]], values: int) -> None:
 def why_not(layer: Layer, name: str, values: int) -> str | None:
     """Why a weight cannot be clustered to so many values, or None where it can."""
     weight = layer.weights[name].detach()
-    bits = min((constraint.bits for constraint in layer.constraints(name)), default=32)
+    bits = stored_bits(layer.module, name)
     if not weight.isfinite().all():
         raise StepError(f"{layer.name} holds weights that are not numbers: repair the model before clustering it")
     if bits < 32:
