@@ -21,6 +21,9 @@ training.
 
 Data: `none` needs nothing; `calibrate` some hundreds of inputs; `unlabelled` training inputs, whose labels are not
 looked at; `train` training inputs with labels. `calibrate` falls back to `train`. More data than needed does better.
+
+`layers` takes names or patterns of layers, as a shell has them: `{"include": ["layer1.*"], "exclude": ["*.fc"]}`; what
+is excluded is left alone even where it is included. The names are those in the report's `layers`.
 """
 
 SETTINGS_HEAD = """# Settings

@@ -3,7 +3,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.web.fields import ComparisonId, JobId, ModelId, Timestamp
-from modelpress.report import Agreement, Latency, Quality, Size, Verdict
+from modelpress.report import Agreement, Latency, Quality, Size, Traffic, Verdict
 
 Axis = Literal["size", "latency", "quality", "agreement"]
 
@@ -31,6 +31,7 @@ class Candidate(BaseModel):
     size: Size
     size_ratio: float
     latency: tuple[Latency, ...]
+    traffic: Traffic | None = Field(None, description="None where it takes and answers what the baseline does")
     quality: Quality | None
     agreement: Agreement | None = Field(description="of the first output that was compared")
     verdict: Verdict

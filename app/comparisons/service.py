@@ -89,6 +89,7 @@ def _row(model: Model, job: Job, report: Report) -> Candidate:
         size=report.size[1],
         size_ratio=report.size_ratio,
         latency=report.latency,
+        traffic=report.traffic,
         quality=report.quality,
         agreement=report.agreement[0] if report.agreement else None,
         verdict=report.verdict,

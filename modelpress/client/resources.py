@@ -7,7 +7,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from modelpress.jobs import JobStatus, Progress, Task
 from modelpress.models import ArraySpec, ModelStats, Signature
-from modelpress.report import Agreement, Environment, Latency, Quality, Report, Size, Verdict
+from modelpress.report import Agreement, Environment, Latency, Quality, Report, Size, Traffic, Verdict
 from modelpress.steps import Data
 
 
@@ -156,6 +156,7 @@ class Candidate(Answer):
     size: Size
     size_ratio: float
     latency: tuple[Latency, ...]
+    traffic: Traffic | None
     quality: Quality | None
     agreement: Agreement | None
     verdict: Verdict

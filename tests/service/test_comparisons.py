@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from modelpress.report import FileSize, Report, Verdict
+from modelpress.report import FileSize, Report, Traffic, Verdict
 from tests.service.as_worker import Worker
 from tests.service.conftest import Uploads
 from tests.service.examples import report
@@ -21,6 +21,18 @@ async def results(uploads: Uploads, worker: Worker, baseline: str, reports: dict
         worker.claim(job["id"])
         found[name] = worker.succeed(job["id"], measured, {"onnx .onnx": name.encode()})
     return found
+
+
+async def test_smaller_inputs_and_answers_stand_beside_the_sizes_of_the_files(
+    client: httpx.AsyncClient, uploads: Uploads, worker: Worker
+) -> None:
+    baseline = await uploads.model()
+    bytes_in = report().model_copy(update={"traffic": Traffic(sent_bytes=(4000, 1000), answered_bytes=(40, 40))})
+    made = await results(uploads, worker, baseline, {"bytes in": bytes_in, "as before": report()})
+    request = {"baseline": baseline, "candidates": list(made.values())}
+    rows = {row["model_id"]: row for row in (await client.post("/v1/comparisons", json=request)).json()["candidates"]}
+    assert rows[made["bytes in"]]["traffic"] == {"sent_bytes": [4000, 1000], "answered_bytes": [40, 40]}
+    assert rows[made["as before"]]["traffic"] is None
 
 
 async def test_the_table_is_taken_from_the_reports(client: httpx.AsyncClient, uploads: Uploads, worker: Worker) -> None:
