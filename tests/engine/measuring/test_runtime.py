@@ -74,7 +74,7 @@ def test_a_file_that_cannot_be_loaded_for_memory_has_no_figure(tmp_path):
 
 def test_sizes_are_those_of_the_file(tmp_path):
     (tmp_path / "model").write_bytes(convolutional())
-    size = measure_size(tmp_path / "model", ModelStats(parameters=7, nonzeros=6, macs=5))
+    size = measure_size(tmp_path / "model", tmp_path / "model", ModelStats(parameters=7, nonzeros=6, macs=5))
     assert size.bytes == len(convolutional())
     whole = zstandard.ZstdCompressor(level=19).compress(convolutional())
     assert abs(size.zstd_bytes - len(whole)) < 64

@@ -117,3 +117,10 @@ def test_a_program_answers_as_the_result_does(tmp_path, recipe):
     with torch.no_grad():
         answer = program(torch.from_numpy(x))
         np.testing.assert_allclose(answer, session.run(None, {"x": x})[0], atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("formats", [["packed"], ["pt2", "packed"], ["onnx", "packed"]])
+def test_the_packed_size_is_that_of_the_packed_file_whichever_format_comes_first(tmp_path, formats):
+    result, _ = compress(tmp_path / "run", mlp(), PRUNE, formats=formats)
+    (packed,) = (file for file in result.report.files if file.format == "packed")
+    assert result.report.size[1].packed_bytes == packed.bytes

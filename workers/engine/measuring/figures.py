@@ -93,7 +93,10 @@ def measure(
 ) -> Figures:
     """`data`: batches by use. Raises InvalidModelError where ONNX Runtime cannot run a file, DeadlineError."""
     progress(0.0, "sizes")
-    size = (measure_size(original.delivered, original.stats), measure_size(result.delivered, result.stats))
+    size = (
+        measure_size(original.delivered, original.file, original.stats),
+        measure_size(result.delivered, result.file, result.stats),
+    )
     memory = _memory(original.file, result.file, data, conditions)
     source, batches = _agreement_data(data, conditions)
     own = _own(batches, conditions)

@@ -16,11 +16,12 @@ QUICK_FROM = 32 << 20
 """Level 19 takes seconds for so many bytes, and for weights it says little that level 9 does not."""
 
 
-def measure_size(file: Path, stats: ModelStats) -> Size:
+def measure_size(file: Path, onnx: Path, stats: ModelStats) -> Size:
+    """Of a file that is given out, and of the same model as a packed one, which is made of its ONNX file."""
     return Size(
         bytes=file.stat().st_size,
         zstd_bytes=compressed_size(file),
-        packed_bytes=packed_size(file),
+        packed_bytes=packed_size(onnx),
         parameters=stats.parameters,
         nonzeros=stats.nonzeros,
         macs=stats.macs,

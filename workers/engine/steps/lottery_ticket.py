@@ -54,6 +54,7 @@ def lottery_ticket(step: LotteryTicket, graph: Graph, context: Context) -> Graph
     context.notes += [
         f"the first training, of all weights: {_told(context, 0)}; the last, of the ticket: {_told(context, -1)}",
         f"{len(shares)} rounds left {sparsity(weights):.2%} of the {total} weights in {len(weights)} tensors zero",
+        "the ticket itself, rewound and not trained, is a file of its own beside the result: its format is ticket",
     ]
     stopped = sum(outcome.out_of_time for outcome in outcomes)
     if stopped:
