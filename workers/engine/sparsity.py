@@ -171,6 +171,16 @@ def sparsity(weights: Sequence[Pruned]) -> float:
     return sum(int((value == 0).sum()) for value in values) / sum(value.numel() for value in values)
 
 
+def sparsity_below(wanted: float, weights: Sequence[Pruned]) -> float:
+    """The share of zeros, from which pruning begins. Raises StepError where it has reached what is wanted."""
+    start = sparsity(weights)
+    if start >= wanted:
+        raise StepError(
+            f"{start:.2%} of these weights are zero already: ask for a sparsity above that, or leave the step out"
+        )
+    return start
+
+
 class Gradually:
     """A training schedule: the share that is zero grows from `start` to `end`, fast at first and slowly at last.
 

@@ -12,11 +12,10 @@ from torch import Tensor
 from modelpress.steps.lottery_ticket import LotteryTicket
 from workers.engine.constraints import Mask
 from workers.engine.context import Context
-from workers.engine.errors import StepError
 from workers.engine.graph import Graph
 from workers.engine.initialization import draw_anew
 from workers.engine.reach import Reach
-from workers.engine.sparsity import prunable, sparsity, staying
+from workers.engine.sparsity import prunable, sparsity, sparsity_below, staying
 from workers.engine.steps import applies
 from workers.engine.steps.distillation import distil
 from workers.engine.training import Outcome
@@ -27,11 +26,7 @@ Weights = Mapping[str, Tensor]
 @applies(LotteryTicket)
 def lottery_ticket(step: LotteryTicket, graph: Graph, context: Context) -> Graph:
     weights = prunable(step.layers, graph, context, Reach(graph, context).why_not)
-    start = sparsity(weights)
-    if start >= step.sparsity:
-        raise StepError(
-            f"{start:.2%} of these weights are zero already: ask for a sparsity above that, or leave the step out"
-        )
+    start = sparsity_below(step.sparsity, weights)
     _warn_of_idle(step, context)
     if step.rewind != "uploaded":
         _begin_anew(graph, context)

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from modelpress.steps.movement_pruning import MovementPruning
 from workers.engine.constraints import Constraint, Mask
 from workers.engine.context import Context
-from workers.engine.errors import StepError
 from workers.engine.graph import Graph
 from workers.engine.reach import Reach
-from workers.engine.sparsity import Gradually, Pruned, prunable, sparsity, staying
+from workers.engine.sparsity import Gradually, Pruned, prunable, sparsity, sparsity_below, staying
 from workers.engine.steps import applies
 from workers.engine.steps.distillation import distil
 
@@ -48,11 +47,7 @@ class Scores(Constraint):
 @applies(MovementPruning)
 def movement_pruning(step: MovementPruning, graph: Graph, context: Context) -> Graph:
     weights = prunable(step.layers, graph, context, Reach(graph, context).why_not)
-    start = sparsity(weights)
-    if start >= step.sparsity:
-        raise StepError(
-            f"{start:.2%} of these weights are zero already: ask for a sparsity above that, or leave the step out"
-        )
+    start = sparsity_below(step.sparsity, weights)
     scores = [_scored(weight) for weight in weights]
     outcome = distil(step, graph, context, Gradually(start, step.sparsity, lambda share: _prune(step, scores, share)))
     for weight in weights:
