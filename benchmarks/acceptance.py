@@ -17,10 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.jobs import Arrays, fashion, keep_report, run_job, told_ratio, vowels
+from benchmarks.jobs import Arrays, Results, fashion, run_job, told_ratio, vowels
 from modelpress.report import Report
 
 
@@ -155,27 +152,20 @@ def main() -> int:
         "verdict",
         "goal",
     ]
-    table = Table(*columns, title="Reference models, measured in ONNX Runtime", show_lines=True)
-    failed = False
+    results = Results("Reference models, measured in ONNX Runtime", columns, arguments.keep)
     for case in (case for case in CASES if arguments.only in case.name):
         with tempfile.TemporaryDirectory() as folder:
             data = load(arguments.folder, case.data)
             model, run_dir = arguments.folder / case.model, Path(folder) / "run"
             result, seconds = run_job(model, case.recipe, data, run_dir, threads=arguments.threads)
-        if result.report is None:
-            failed = True
-            table.add_row(case.name, *[""] * (len(columns) - 2), str(result.error))
-            continue
-        failed |= bool(misses(case, result.report))
-        table.add_row(*row(case, result.report, seconds))
-        place = result.report.environment
-        table.caption = (
-            f"{place.cpu}: {', '.join(place.isa)}; {place.threads} thread(s); ONNX Runtime {place.onnxruntime}"
-        )
-        if arguments.keep:
-            keep_report(result.report, case.name, arguments.keep)
-    Console(width=230).print(table)
-    return int(failed)
+        report = results.report_of(case.name, result)
+        if report is not None:
+            results.add(row(case, report, seconds), misses(case, report))
+            place = report.environment
+            results.table.caption = (
+                f"{place.cpu}: {', '.join(place.isa)}; {place.threads} thread(s); ONNX Runtime {place.onnxruntime}"
+            )
+    return results.show()
 
 
 if __name__ == "__main__":

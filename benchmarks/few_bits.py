@@ -15,10 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.jobs import Arrays, fashion, keep_report, run_job, told_ratio, vowels
+from benchmarks.jobs import Arrays, Results, fashion, run_job, told_ratio, vowels
 from modelpress.report import Report
 
 QAT = "quantization_aware_training"
@@ -113,8 +110,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for the reports, as JSON")
     arguments = parser.parse_args()
     columns = ("case", "accuracy", "size", "packed", "latency, batch 1", "batch 32", "time", "goal")
-    table = Table(*columns, title="Weights of few bits, measured in ONNX Runtime", show_lines=True)
-    failed = False
+    results = Results("Weights of few bits, measured in ONNX Runtime", columns, arguments.keep)
     for case in (case for case in CASES if arguments.only in case.name):
         recipe = [
             step if step["step"] == "weight_only_quantization" else {"seconds": arguments.seconds} | step
@@ -125,16 +121,10 @@ def main() -> int:
             result, seconds = run_job(
                 arguments.folder / case.model, recipe, data, Path(scratch) / "run", threads=arguments.threads
             )
-        if result.report is None:
-            failed = True
-            table.add_row(case.name, *[""] * (len(columns) - 2), str(result.error))
-            continue
-        failed |= bool(misses(case, result.report))
-        table.add_row(*row(case, result.report, seconds))
-        if arguments.keep:
-            keep_report(result.report, case.name, arguments.keep)
-    Console(width=200).print(table)
-    return int(failed)
+        report = results.report_of(case.name, result)
+        if report is not None:
+            results.add(row(case, report, seconds), misses(case, report))
+    return results.show()
 
 
 if __name__ == "__main__":

@@ -25,10 +25,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.jobs import Arrays, encoded, fashion, keep_report, run_job, told_ratio, vowels
+from benchmarks.jobs import Arrays, Results, encoded, fashion, run_job, told_ratio, vowels
 from benchmarks.nets import MobileNet
 from benchmarks.quantization import ort_static, ours
 from benchmarks.zoo import zoo
@@ -179,23 +177,16 @@ def main() -> int:
     logging.disable(logging.WARNING)  # ONNX Runtime's quantizer warns of every vector
     torch.set_num_threads(1)
     columns = ["case", "size", "batch 1", "batch 32", "answers", "step, s", "of ONNX Runtime's", "goal"]
-    table = Table(*columns, title="Int8, one thread, in ONNX Runtime", show_lines=True)
-    failed = False
+    results = Results("Int8, one thread, in ONNX Runtime", columns, arguments.keep)
     for case in (case for case in CASES if arguments.only in case.name):
         model, data = model_and_data(case, arguments.folder, arguments.cache)
         with tempfile.TemporaryDirectory() as scratch:
             result, _ = run_job(model, [{"step": case.step}], data, Path(scratch) / "run")
-        if result.report is None:
-            failed = True
-            table.add_row(case.name, *[""] * (len(columns) - 2), str(result.error))
-            continue
-        longer = times_as_long(case, model, data["calibrate"]) if case.slower is not None else None
-        failed |= bool(misses(case, result.report, longer))
-        table.add_row(*row(case, result.report, longer))
-        if arguments.keep:
-            keep_report(result.report, case.name, arguments.keep)
-    Console(width=200).print(table)
-    return int(failed)
+        report = results.report_of(case.name, result)
+        if report is not None:
+            longer = times_as_long(case, model, data["calibrate"]) if case.slower is not None else None
+            results.add(row(case, report, longer), misses(case, report, longer))
+    return results.show()
 
 
 if __name__ == "__main__":

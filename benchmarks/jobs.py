@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 from tokenizers import Tokenizer
 
 from benchmarks.sentences import sentences
@@ -97,7 +99,30 @@ def told_ratio(latency: Latency) -> str:
     return f"{latency.ratio:.2f} × ({latency.ratio_low:.2f} to {latency.ratio_high:.2f})"
 
 
-def keep_report(report: Report, name: str, folder: Path) -> None:
-    """As JSON, for looking at it later."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json".replace(" ", "_")).write_text(report.model_dump_json(indent=2))
+class Results:
+    """A table of cases, each with what it missed in its last column, and whether all of them were reached."""
+
+    def __init__(self, title: str, columns: Sequence[str], keep: Path | None) -> None:
+        """`keep`: a folder for the reports, as JSON."""
+        self.table = Table(*columns, title=title, show_lines=True)
+        self.failed = False
+        self._keep = keep
+
+    def report_of(self, name: str, result: RunResult) -> Report | None:
+        """The report, kept; or None, and the error in the table."""
+        if result.report is None:
+            self.failed = True
+            self.table.add_row(name, *[""] * (len(self.table.columns) - 2), str(result.error))
+        elif self._keep is not None:
+            self._keep.mkdir(parents=True, exist_ok=True)
+            (self._keep / f"{name}.json".replace(" ", "_")).write_text(result.report.model_dump_json(indent=2))
+        return result.report
+
+    def add(self, cells: Sequence[str], missed: Sequence[str]) -> None:
+        self.failed |= bool(missed)
+        self.table.add_row(*cells)
+
+    def show(self) -> int:
+        """Print the table; the exit code."""
+        Console(width=230).print(self.table)
+        return int(self.failed)

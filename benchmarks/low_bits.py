@@ -21,10 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.jobs import Arrays, encoded, fashion, keep_report, run_job, told_ratio, vowels
+from benchmarks.jobs import Arrays, Results, encoded, fashion, run_job, told_ratio, vowels
 from benchmarks.zoo import zoo
 from modelpress.report import Report
 
@@ -136,8 +133,7 @@ def main() -> int:
         "CPU, in all",
         "goal",
     )
-    table = Table(*columns, title="Weights in few bits, measured in ONNX Runtime")
-    failed = False
+    results = Results("Weights in few bits, measured in ONNX Runtime", columns, asked.keep)
     with tempfile.TemporaryDirectory() as scratch:
         loaded: dict[str, tuple[Path, dict[str, Arrays]]] = {}
         for number, case in enumerate(case for case in cases(every=asked.every) if asked.only in case.name):
@@ -147,16 +143,11 @@ def main() -> int:
             recipe = [{"step": STEP, **case.options}]
             began = time.process_time()
             result, _ = run_job(model, recipe, data, Path(scratch) / str(number), threads=asked.threads)
-            if result.report is None:
-                failed = True
-                table.add_row(case.label, *[""] * (len(columns) - 2), str(result.error))
-                continue
-            failed |= bool(misses(case, result.report))
-            table.add_row(*row(case, result.report, time.process_time() - began))
-            if asked.keep:
-                keep_report(result.report, case.label, asked.keep)
-    Console(width=220).print(table)
-    return int(failed)
+            spent = time.process_time() - began
+            report = results.report_of(case.label, result)
+            if report is not None:
+                results.add(row(case, report, spent), misses(case, report))
+    return results.show()
 
 
 if __name__ == "__main__":

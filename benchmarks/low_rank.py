@@ -16,10 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.jobs import Arrays, encoded, fashion, keep_report, run_job, told_ratio
+from benchmarks.jobs import Arrays, Results, encoded, fashion, run_job, told_ratio
 from benchmarks.lenets import reference
 from benchmarks.zoo import zoo
 from modelpress.report import Report
@@ -110,9 +107,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for the reports, as JSON")
     arguments = parser.parse_args()
     columns = ("case", "split", "MACs", "parameters", "batch 1", "batch 32", "accuracy", "cosine", "time", "goal")
-    table = Table(*columns, title="Low-rank factorization, measured in ONNX Runtime", show_lines=True)
+    results = Results("Low-rank factorization, measured in ONNX Runtime", columns, arguments.keep)
     data: dict[str, dict[str, Arrays]] = {}
-    failed = False
     with tempfile.TemporaryDirectory() as scratch:
         for number, case in enumerate(case for case in CASES if arguments.only in case.name):
             kind = "sentences" if case.model == "minilm" else "images"
@@ -121,16 +117,10 @@ def main() -> int:
             recipe = [case.recipe[0], *(dict(step) | {"seconds": arguments.seconds} for step in case.recipe[1:])]
             model = path_of(case.model, arguments.folder, arguments.cache)
             result, seconds = run_job(model, recipe, data[kind], Path(scratch) / str(number))
-            if result.report is None:
-                failed = True
-                table.add_row(case.name, *[""] * (len(columns) - 2), str(result.error))
-                continue
-            failed |= bool(misses(case, result.report))
-            table.add_row(*row(case, result.report, seconds))
-            if arguments.keep:
-                keep_report(result.report, case.name, arguments.keep)
-    Console(width=200).print(table)
-    return int(failed)
+            report = results.report_of(case.name, result)
+            if report is not None:
+                results.add(row(case, report, seconds), misses(case, report))
+    return results.show()
 
 
 def path_of(model: str, folder: Path, cache: Path) -> Path:

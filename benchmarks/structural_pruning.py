@@ -17,10 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.jobs import Arrays, encoded, fashion, keep_report, run_job, told_ratio
+from benchmarks.jobs import Arrays, Results, encoded, fashion, run_job, told_ratio
 from benchmarks.zoo import zoo
 from modelpress.report import Report
 
@@ -104,8 +101,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for the reports, as JSON")
     arguments = parser.parse_args()
     columns = ("case", "size", "latency, batch 1", "batch 32", "accuracy", "cosine", "time", "goal")
-    table = Table(*columns, title="Half of all units removed, measured in ONNX Runtime", show_lines=True)
-    failed = False
+    results = Results("Half of all units removed, measured in ONNX Runtime", columns, arguments.keep)
     with tempfile.TemporaryDirectory() as scratch:
         data: dict[str, dict[str, Arrays]] = {}
         models = zoo(Path(scratch) / "zoo")
@@ -117,16 +113,10 @@ def main() -> int:
             result, seconds = run_job(
                 model, case.recipe, data[kind], Path(scratch) / case.name, threads=arguments.threads
             )
-            if result.report is None:
-                failed = True
-                table.add_row(case.name, *[""] * (len(columns) - 2), str(result.error))
-                continue
-            failed |= bool(misses(case, result.report))
-            table.add_row(*row(case, result.report, seconds))
-            if arguments.keep:
-                keep_report(result.report, case.name, arguments.keep)
-    Console(width=200).print(table)
-    return int(failed)
+            report = results.report_of(case.name, result)
+            if report is not None:
+                results.add(row(case, report, seconds), misses(case, report))
+    return results.show()
 
 
 if __name__ == "__main__":
